@@ -1,0 +1,177 @@
+"""A run directory: paths, atomic writes, metrics, environment. Nothing here knows what is trained.
+
+Every file is written under a temporary name and renamed, so a reader never sees half of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lowdino_edge.errors import UserError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a temporary sibling of `path`; renames it into place on success, removes it on any failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield tmp
+        tmp.replace(path)
+    finally:
+        if tmp.is_dir():
+            shutil.rmtree(tmp, ignore_errors=True)
+        else:
+            tmp.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` so that `path` holds either the old content or all of the new one, also after a power cut."""
+    with atomic_path(path) as tmp, tmp.open("w", encoding="utf-8") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_text` of strict JSON (no NaN), indented."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Raises `UserError` when the file is missing or is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no file '{path}'", "check the path") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise UserError(f"'{path}' is not JSON: {e}", "restore the file, or make it again") from None
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+class Run:
+    """The directory of one training, distillation or whole chain."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.student = path / "student.safetensors"
+        self.student_card = path / "student.json"
+        self.artifacts = path / "artifacts"
+        self.results = path / "results"
+        self.report = path / "report.html"
+        self.done = path / "DONE"
+
+    @classmethod
+    def create(cls, path: Path, *, resume: bool = False, overwrite: bool = False) -> Run:
+        """Makes the directory. An existing, non-empty one is an error unless `resume` or `overwrite` is asked for."""
+        if path.exists() and not path.is_dir():
+            raise UserError(f"'{path}' is a file", "name a directory with --out")
+        if path.is_dir() and any(path.iterdir()) and not resume:
+            if not overwrite:
+                raise UserError(
+                    f"'{path}' already exists",
+                    "add --resume to continue it, --overwrite to start anew, or another --out",
+                )
+            if not _looks_like_run(path):
+                raise UserError(
+                    f"'{path}' is no lowdino run, so it is not overwritten", "name another --out, or empty it yourself"
+                )
+            shutil.rmtree(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise UserError(
+                f"cannot make '{path}': {e.strerror}", "name a directory you may write to with --out"
+            ) from None
+        return cls(path)
+
+    def log(self, **values: Any) -> None:
+        """Appends one line to metrics.jsonl."""
+        line = json.dumps({"time": round(time.time(), 3), **values}, allow_nan=False)
+        with self.metrics.open("a", encoding="utf-8") as f:
+            f.write(line + "\n")
+
+    def history(self) -> list[dict[str, Any]]:
+        """All complete lines of metrics.jsonl; a torn last line (a kill) is left out."""
+        if not self.metrics.is_file():
+            return []
+        rows = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return rows
+
+    def truncate_history(self, step: int) -> None:
+        """Drops metrics logged after `step`, so that a resumed run does not hold them twice."""
+        kept = [r for r in self.history() if r.get("step", 0) <= step]
+        write_text(self.metrics, "".join(json.dumps(r) + "\n" for r in kept))
+
+    def result(self, task: str, artifact: str, device: str, value: dict[str, Any]) -> Path:
+        """Writes results/<task>__<artifact>__<device>.json and returns its path."""
+        path = self.results / f"{task}__{artifact}__{device}.json"
+        write_json(path, value)
+        return path
+
+    def write_env(self) -> None:
+        write_json(self.path / "env.json", environment())
+
+    def finish(self) -> None:
+        """Writes DONE, last of all."""
+        write_text(self.done, time.strftime("%Y-%m-%dT%H:%M:%SZ\n", time.gmtime()))
+
+
+def _looks_like_run(path: Path) -> bool:
+    known = ("recipe.yaml", "student.safetensors", "metrics.jsonl", "checkpoints", "env.json", "DONE", "artifact.json")
+    return any((path / name).exists() for name in known)
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for env.json and the report; imports none of the packages it names."""
+    packages = (
+        "lowdino-edge", "torch", "torchvision", "timm", "numpy", "onnx", "onnxruntime", "executorch", "torchao",
+        "coremltools", "litert-torch", "ai-edge-litert", "ai-edge-quantizer",
+    )  # fmt: skip
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "packages": versions,
+    }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.lower().startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
