@@ -147,8 +147,10 @@ class DistillConfig(LoopConfig):
     cache: str = "cache"  # directory that keeps teacher targets, shared between runs
     loss: Literal["kl"] = "kl"
     prototypes: Annotated[int, Field(ge=2)] = 1024  # spherical k-means of the cached embeddings; no label is read
-    teacher_temp: Positive = 0.05
-    student_temp: Positive = 0.1
+    teacher_temp: Positive | None = None  # None: the one that gives the targets the entropy `teacher_entropy` x ln K
+    teacher_entropy: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    student_temp: Positive | None = None  # None: the teacher's
+    temperature: Positive = 1.0  # Hinton's T: softens both further, the loss is T^2 KL
     views: ViewConfig = Field(default_factory=lambda: ViewConfig(count=1, scale=(0.5, 1.0)))
     cache_batch_size: Annotated[int, Field(ge=1)] = 64
     epochs: Annotated[float, Field(gt=0)] = 50
@@ -180,6 +182,8 @@ class BenchmarkConfig(Strict):
     runs: Annotated[int, Field(ge=5)] = 100
     warmup: Annotated[int, Field(ge=0)] = 10
     knn: bool = True
+    knn_bank: Annotated[int, Field(ge=2)] | None = 10000  # images of the bank; None: the whole training split
+    knn_queries: Annotated[int, Field(ge=1)] | None = None
 
 
 class Recipe(Strict):
@@ -198,14 +202,18 @@ class Recipe(Strict):
 
 
 def load_recipe(
-    path: str | Path | None, overrides: Sequence[str] = (), base: Mapping[str, Any] | None = None
+    path: str | Path | None,
+    overrides: Sequence[str] = (),
+    base: Mapping[str, Any] | None = None,
+    flags: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """Reads a recipe file, applies `--set a.b=value` overrides in order, checks everything.
+    """Reads a recipe file, applies `--set a.b=value` overrides in order, then flags; checks everything.
 
     Args:
         path: YAML file, or None for the defaults.
         overrides: `key.path=value` strings; the value is read as YAML.
         base: keys that lie under the file (a command's own defaults).
+        flags: keys that lie over everything; a key whose value is None is left out.
 
     Raises:
         UserError: no such file, not a mapping, an unknown key (its path and the allowed keys), a bad value.
@@ -216,6 +224,9 @@ def load_recipe(
         _merge(tree, _read_yaml(Path(path)))
     for item in overrides:
         _merge(tree, _override(item))
+    for key, value in (flags or {}).items():
+        if value is not None:
+            _merge(tree, _nested(key, value))
     return parse_recipe(tree)
 
 
@@ -257,7 +268,12 @@ def _override(item: str) -> dict[str, Any]:
         raise UserError(f"cannot read the value of --set '{item}': {e}", "quote the value as YAML wants it") from None
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?e[-+]?\d+", value):
         value = float(value)  # YAML 1.1 reads 1e-3 as a string
-    for part in reversed(parts):
+    return _nested(key.strip(), value)
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    """`a.b` and 1 become `{"a": {"b": 1}}`."""
+    for part in reversed(key.split(".")):
         value = {part: value}
     return typing.cast(dict[str, Any], value)
 

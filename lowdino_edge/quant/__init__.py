@@ -1,0 +1,1 @@
+"""Calibration: which images choose the integer ranges. Knows no target."""

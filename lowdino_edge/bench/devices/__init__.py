@@ -1,0 +1,1 @@
+"""The places a benchmark can run, one module each."""

@@ -1,0 +1,28 @@
+# `make demo` and `make test` set everything up by themselves, from a fresh clone.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test install clean
+
+demo: install
+	$(BIN)/lowdino run recipes/quickstart.yaml --out runs/quickstart --resume
+	@echo "open runs/quickstart/report.html"
+
+test: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+install: $(VENV)/.installed
+
+# torch first and alone: afterwards no other package can pull a newer one.
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "torch==2.14.1" "torchvision>=0.29,<0.30"
+	$(BIN)/python -m pip install --quiet -e ".[all,dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,364 @@
+"""The verbs of the command line as Python functions; the only place that wires the parts together.
+
+Every verb takes a checked `Recipe` (see `config.load_recipe`) or plain arguments, does its work, writes its files and
+returns what it would print. Errors a user can mend are `UserError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lowdino_edge import console
+from lowdino_edge.config import DistillConfig, KnnConfig, Recipe, TrainConfig
+from lowdino_edge.errors import UserError, unknown
+from lowdino_edge.resolve import Model, describe, resolve
+from lowdino_edge.run import Run
+from lowdino_edge.types import Calibration, Encoder
+from lowdino_edge.workspace import Workspace, open_run
+
+if TYPE_CHECKING:
+    from lowdino_edge.artifact import Artifact
+    from lowdino_edge.models.backbone import Student
+
+TASKS = ("knn",)
+
+
+def train(
+    recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = False, work: Workspace | None = None
+) -> dict[str, Any]:
+    """Self-supervised pretraining of `recipe.student` by `recipe.train`. Writes a run directory."""
+    from lowdino_edge.methods import build_method
+
+    cfg = recipe.train or TrainConfig()
+    work = work or Workspace(recipe)
+    with open_run(recipe, out, resume=resume, overwrite=overwrite) as run:
+        if run is None:
+            return _summary(Run(out))
+        student = work.new_student()
+        method = build_method(cfg.method, student, cfg)
+        return _fit(run, "train", method, work.train_pixels(student.preprocess), cfg, recipe, work, resume)
+
+
+def distill(
+    recipe: Recipe,
+    out: Path,
+    *,
+    trained: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    work: Workspace | None = None,
+) -> dict[str, Any]:
+    """Offline distillation: the teacher's targets are cached once, then the student learns from them.
+
+    Args:
+        trained: the run that `distill.teacher: train` and `distill.init: train` refer to.
+    """
+    from lowdino_edge.distill.cache import build_cache
+    from lowdino_edge.methods import build_method
+    from lowdino_edge.models.teacher import load_teacher
+
+    cfg = recipe.distill or DistillConfig()
+    work = work or Workspace(recipe)
+    with open_run(recipe, out, resume=resume, overwrite=overwrite) as run:
+        if run is None:
+            return _summary(Run(out))
+        if cfg.teacher == "train" and trained is None:
+            raise UserError(
+                "distill.teacher is 'train', but nothing was trained before",
+                "give --teacher ID, or run the whole recipe with `lowdino run`",
+            )
+        teacher = load_teacher(str(trained) if cfg.teacher == "train" else cfg.teacher, download=recipe.data.download)
+        student = work.new_student(trained if cfg.init == "train" else None)
+        images = work.images("train")
+        cache = build_cache(
+            teacher,
+            images,
+            Path(cfg.cache),
+            batch_size=cfg.cache_batch_size,
+            device=work.device,
+            workers=recipe.data.workers,
+        )
+        pixels = work.train_pixels(student.preprocess)
+        method = build_method("distill", student, cfg, cache=cache, ids=pixels.ids, seed=recipe.seed)
+        card = {"teacher": teacher.id, "teacher_fingerprint": teacher.fingerprint, "teacher_licence": teacher.licence}
+        return _fit(run, "distill", method, pixels, cfg, recipe, work, resume, card)
+
+
+def _fit(
+    run: Run,
+    stage: str,
+    method: Any,
+    pixels: Any,
+    cfg: Any,
+    recipe: Recipe,
+    work: Workspace,
+    resume: bool,
+    card: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    from lowdino_edge.train.loop import fit
+
+    run.write_env()
+    student = method.student
+    console.say(
+        f"{stage}: {student.id} ({_params(student):,} parameters), {len(pixels)} images at {pixels.size} px, "
+        f"{cfg.epochs:g} epochs, batch {cfg.batch_size}, {work.device}"
+    )
+    card = {"data": work.images("train").name, "data_fingerprint": pixels.fingerprint, **(card or {})}
+    result = fit(
+        method,
+        pixels,
+        cfg,
+        run,
+        seed=recipe.seed,
+        device=work.device,
+        resume=resume,
+        stage=stage,
+        evaluate=work.monitor(student.preprocess, cfg.knn_limit),
+        card=card,
+    )
+    work.knn_result(run, "student", resolve(str(run.path)).encoder(work.device))
+    run.finish()
+    return {**_summary(run), **result}
+
+
+def _summary(run: Run) -> dict[str, Any]:
+    from lowdino_edge.run import read_json
+
+    knn = run.results / "knn__student__host.json"
+    return {
+        "run": str(run.path),
+        "student": read_json(run.student_card),
+        "knn": read_json(knn) if knn.is_file() else None,
+    }
+
+
+def _params(student: Student) -> int:
+    return sum(p.numel() for p in student.parameters())
+
+
+def cache(recipe: Recipe, out: Path, *, dry_run: bool = False) -> dict[str, Any]:
+    """Teacher targets alone, for later distillation. `dry_run` measures a batch and tells hours and GB."""
+    from lowdino_edge.distill.cache import build_cache
+    from lowdino_edge.models.teacher import load_teacher
+
+    cfg = recipe.distill or DistillConfig()
+    work = Workspace(recipe)
+    images = work.images("train")
+    teacher = load_teacher(cfg.teacher, download=recipe.data.download)
+    made = build_cache(
+        teacher,
+        images,
+        out,
+        batch_size=cfg.cache_batch_size,
+        device=work.device,
+        workers=recipe.data.workers,
+        dry_run=dry_run,
+    )
+    return made.describe()
+
+
+def export(
+    model: str,
+    *,
+    targets: Sequence[str],
+    schemes: Sequence[str],
+    out: Path | None = None,
+    recipe: Recipe | None = None,
+    calibration: str | None = None,
+    work: Workspace | None = None,
+) -> list[Artifact]:
+    """Writes one verified artifact per target and scheme below `out` (default: the run's artifacts/).
+
+    Raises:
+        UserError: a scheme the target does not have, parity under its threshold (with the figures), a missing extra.
+    """
+    from lowdino_edge.export import check_scheme
+    from lowdino_edge.prove import export_verified
+
+    recipe = recipe or Recipe()
+    found = resolve(model)
+    student = found.student(recipe.student.image_size)
+    base = out or (found.run / "artifacts" if found.run else Path("artifacts") / found.name)
+    pairs = [(t, s) for t in targets for s in schemes]
+    for target, scheme in pairs:
+        check_scheme(target, scheme)
+    cfg = recipe.export
+    calibration = calibration or (cfg.calibration if cfg else None)
+    n_cal, n_par = (cfg.calibration_images, cfg.parity_images) if cfg else (256, 256)
+    work = work or Workspace(recipe)
+    source = (
+        work
+        if calibration is None
+        else Workspace(recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": calibration})}))
+    )
+    cal = Calibration(source.sample("train", student.preprocess, n_cal), source.recipe.data.source)
+    images = source.sample("test", student.preprocess, n_par)
+    made = []
+    with console.bar("export", len(pairs)) as bar:
+        for target, scheme in pairs:
+            artifact = export_verified(student, target, scheme, cal, images, base)
+            parity = artifact.card["parity"]
+            console.say(
+                f"{artifact.name}: {artifact.card['bytes'] / 1e6:.2f} MB, cosine {parity['cosine_mean']:.6f} "
+                f"(min {parity['cosine_min']:.6f}), neighbours kept {parity['neighbour_agreement']:.3f} "
+                f"of {parity['n']}, by {parity['method']}"
+            )
+            made.append(artifact)
+            bar.advance(1, artifact.name)
+    return made
+
+
+def embed(model: str, source: str, out: Path, *, split: str = "test", recipe: Recipe | None = None) -> dict[str, Any]:
+    """Embeds a split and writes `embeddings`, `labels`, `ids`, `classes` to an npz file."""
+    from lowdino_edge.evals.embed import save_npz
+
+    work = Workspace(_with_source(recipe or Recipe(), source))
+    encoder = _encoder(resolve(model), work)
+    result = work.embed(encoder, split)
+    save_npz(result, out)
+    return {
+        "file": str(out),
+        "n": len(result.ids),
+        "embed_dim": int(result.embeddings.shape[1]),
+        "split": split,
+        "image_size": encoder.preprocess.image_size,
+    }
+
+
+def evaluate(
+    model: str, source: str, task: str = "knn", *, recipe: Recipe | None = None, protocol: KnnConfig | None = None
+) -> dict[str, Any]:
+    """One metric of one MODEL; written to results/ when MODEL belongs to a run."""
+    if task not in TASKS:
+        raise unknown("task", task, TASKS)
+    recipe = _with_source(recipe or Recipe(), source)
+    work = Workspace(recipe)
+    found = resolve(model)
+    encoder = _encoder(found, work)
+    cfg = protocol or recipe.eval.knn[0]
+    result = {**describe(found), **work.knn(encoder, cfg)}
+    if found.run is not None:
+        name = "student" if found.kind == "student" else found.name
+        Run(found.run).result(_task_name(cfg), name, "host", result)
+    return result
+
+
+def _task_name(cfg: KnnConfig) -> str:
+    return "knn" if cfg.protocol == "standard" else f"knn-{cfg.protocol}"
+
+
+def _with_source(recipe: Recipe, source: str) -> Recipe:
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": source})})
+
+
+def _encoder(model: Model, work: Workspace) -> Encoder:
+    return model.encoder(work.device, image_size=work.recipe.student.image_size if model.kind == "student" else None)
+
+
+def benchmark(
+    models: Sequence[str],
+    source: str,
+    *,
+    devices: Sequence[str] = ("host",),
+    recipe: Recipe | None = None,
+    out: Run | None = None,
+    work: Workspace | None = None,
+) -> dict[str, Any]:
+    """Latency and kNN of each MODEL where it runs, interleaved in one process, beside the float student in PyTorch."""
+    from lowdino_edge.bench import DEVICES
+    from lowdino_edge.bench.devices import host
+    from lowdino_edge.config import BenchmarkConfig
+
+    recipe = _with_source(recipe or Recipe(), source)
+    for device in devices:
+        if device not in DEVICES:
+            raise unknown("device", device, DEVICES)
+    found = [m for spec in models for m in _expand(resolve(spec))]
+    if not found:
+        raise UserError("nothing to benchmark", "name a run, artifacts or a student")
+    work = work or Workspace(recipe)
+    cfg = recipe.benchmark or BenchmarkConfig()
+    entries = [_entry(m, recipe) for m in found]
+    reference = next((e for e in entries if e.target == "pytorch"), None)
+    if reference is None and found[0].run is not None:
+        reference = _entry(resolve(str(found[0].run)), recipe)
+        entries.insert(0, reference)
+    size = {m.encoder().preprocess for m in found}
+    if len(size) > 1:
+        raise UserError(
+            f"the models take different image sizes: {sorted(p.image_size for p in size)}",
+            "benchmark models of one size at a time",
+        )
+    preprocess = size.pop()
+    bank = work.bank(preprocess, cfg.knn_bank) if cfg.knn else None
+    query = work.queries(preprocess, cfg.knn_queries)
+    result = host.run(entries, reference, bank, query, cfg)
+    run = out or (Run(found[0].run) if found[0].run else None)
+    if run is not None:
+        run.result("benchmark", "all", "host", result)
+    return result
+
+
+def _expand(model: Model) -> list[Model]:
+    """A run stands for its float student and all its artifacts."""
+    if model.run is None or model.kind != "student":
+        return [model]
+    cards = sorted((model.run / "artifacts").glob("*/artifact.json"))
+    return [model, *(resolve(str(c.parent)) for c in cards)]
+
+
+def _entry(model: Model, recipe: Recipe) -> Any:
+    from lowdino_edge.artifact import Artifact
+    from lowdino_edge.bench.devices.host import Entry
+
+    if model.kind == "artifact":
+        card = Artifact.read(Path(model.spec)).card
+        return Entry(
+            model.name,
+            card["target"],
+            card["scheme"],
+            int(card["bytes"]),
+            lambda threads: model.encoder(threads=threads),
+        )
+    size = sum(f.stat().st_size for f in [Path(model.spec) / "student.safetensors"] if f.is_file())
+    image_size = recipe.student.image_size if model.kind == "student" else None
+    return Entry(
+        "pytorch", "pytorch", "none", size, lambda threads: model.encoder(threads=threads, image_size=image_size)
+    )
+
+
+def report(run: Path) -> Path:
+    """(Re)draws report.html and MODEL_CARD.md of a run from the files in it. Returns the report's path."""
+    from lowdino_edge.card import write_model_card
+    from lowdino_edge.report import build_report
+
+    if not run.is_dir():
+        raise UserError(f"no run at '{run}'", "name a run directory")
+    write_model_card(run)
+    return build_report(run)
+
+
+def estimate(recipe: Recipe) -> dict[str, Any]:
+    """`train --dry-run`: checks everything, measures a few steps, writes nothing."""
+    from lowdino_edge.methods import build_method
+    from lowdino_edge.train.loop import measure_speed
+
+    cfg = recipe.train or TrainConfig()
+    work = Workspace(recipe)
+    student = work.new_student()
+    method = build_method(cfg.method, student, cfg)
+    pixels = work.train_pixels(student.preprocess)
+    rate = measure_speed(method, pixels, cfg, device=work.device, seed=recipe.seed)
+    steps = round(cfg.epochs * (len(pixels) // cfg.batch_size))
+    return {
+        "student": student.id,
+        "params": _params(student),
+        "images": len(pixels),
+        "steps": steps,
+        "images_per_second": round(rate, 1),
+        "hours": round(steps * cfg.batch_size / rate / 3600, 3),
+        "device": work.device,
+        "preprocess": student.preprocess.to_dict(),
+    }

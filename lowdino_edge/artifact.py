@@ -1,0 +1,177 @@
+"""An exported model on disk: `<dir>/{model file, artifact.json, golden.npz}`. No torch, no converter, no runtime.
+
+The card (artifact.json) says what the file is, how to feed it and how it was proven. `Artifact.read` checks the file
+against the card's sha256, so no native parser ever sees bytes that export did not write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lowdino_edge.errors import UserError
+from lowdino_edge.run import atomic_path, read_json, sha256, write_json
+from lowdino_edge.types import Float, PathLike, Preprocess
+
+CARD = "artifact.json"
+GOLDEN = "golden.npz"
+_AGAIN = "make it again with `lowdino export`"
+_TEXT_KEYS = ("target", "scheme", "file", "sha256")
+_DICT_KEYS = ("input", "output", "preprocess")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One exported model, its bytes checked.
+
+    Attributes:
+        dir: the artifact directory.
+        card: artifact.json, as cli.md lists its fields.
+    """
+
+    dir: Path
+    card: dict[str, Any]
+
+    @property
+    def target(self) -> str:
+        return str(self.card["target"])
+
+    @property
+    def scheme(self) -> str:
+        return str(self.card["scheme"])
+
+    @property
+    def name(self) -> str:
+        """`<target>-<scheme>`, as the directory is called inside a run."""
+        return f"{self.target}-{self.scheme}"
+
+    @property
+    def file(self) -> Path:
+        """The model file; a directory for Core ML's .mlpackage."""
+        return self.dir / str(self.card["file"])
+
+    @property
+    def bytes(self) -> int:
+        return int(self.card["bytes"])
+
+    @property
+    def embed_dim(self) -> int:
+        return int(self.card["embed_dim"])
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return Preprocess.from_dict(self.card["preprocess"])
+
+    def golden(self) -> dict[str, Float]:
+        """What golden.npz holds: `input` (n, 3, H, W) RGB in [0, 1], `embedding` (n, D) that this file gives for it on
+        its own runtime, `reference` (n, D) from the float network in PyTorch."""
+        path = self.dir / GOLDEN
+        try:
+            with np.load(path, allow_pickle=False) as z:
+                return {k: np.asarray(z[k], dtype=np.float32) for k in ("input", "embedding", "reference")}
+        except FileNotFoundError:
+            raise UserError(f"no file '{path}'", _AGAIN) from None
+        except (OSError, ValueError, KeyError, EOFError) as e:
+            raise UserError(f"'{path}' cannot be read: {e}", _AGAIN) from None
+        except Exception as e:  # zipfile.BadZipFile, zlib.error: a damaged archive has many faces
+            raise UserError(f"'{path}' is damaged: {e}", _AGAIN) from None
+
+    @classmethod
+    def read(cls, path: PathLike) -> Artifact:
+        """Opens an artifact by its directory, its artifact.json or its model file.
+
+        Raises:
+            UserError: nothing there, a card that is missing, truncated or incomplete, a model file that is missing or
+                whose sha256 is not the card's.
+        """
+        directory = _directory_of(Path(path))
+        card = read_json(directory / CARD)
+        _check_card(card, directory / CARD)
+        artifact = cls(directory, card)
+        artifact.verify()
+        return artifact
+
+    def verify(self) -> None:
+        """Compares the model file with the card's sha256; `UserError` when it is missing or another one."""
+        if not self.file.exists():
+            raise UserError(f"the model file '{self.file}' is missing", _AGAIN)
+        found = digest(self.file)
+        if found != self.card["sha256"]:
+            raise UserError(
+                f"'{self.file}' is not the file that was exported: sha256 {found[:12]}..., "
+                f"artifact.json says {str(self.card['sha256'])[:12]}...",
+                f"restore the file, or {_AGAIN}",
+            )
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file, or of a directory's sorted relative paths and contents (an .mlpackage)."""
+    if not path.is_dir():
+        return sha256(path)
+    h = hashlib.sha256()
+    for name in _files_below(path):
+        h.update(name.encode() + b"\0" + bytes.fromhex(sha256(path / name)))
+    return h.hexdigest()
+
+
+def size_bytes(path: Path) -> int:
+    """Bytes of a file, or of all files below a directory."""
+    return sum((path / f).stat().st_size for f in _files_below(path)) if path.is_dir() else path.stat().st_size
+
+
+def write_card(directory: Path, card: dict[str, Any]) -> Artifact:
+    """Adds `sha256` and `bytes` of the model file to `card`, writes artifact.json; the last step of an export."""
+    file = directory / card["file"]
+    card = {**card, "sha256": digest(file), "bytes": size_bytes(file)}
+    _check_card(card, directory / CARD)
+    write_json(directory / CARD, card)
+    return Artifact(directory, card)
+
+
+def write_golden(directory: Path, *, inputs_NCHW: Float, embedding_ND: Float, reference_ND: Float) -> None:
+    """Writes golden.npz: what a device must reproduce (`embedding`) and what PyTorch says (`reference`)."""
+    with atomic_path(directory / GOLDEN) as tmp, tmp.open("wb") as f:
+        np.savez_compressed(f, input=inputs_NCHW, embedding=embedding_ND, reference=reference_ND)
+
+
+def is_artifact(path: PathLike) -> bool:
+    """Whether `path` looks like an artifact (directory, card or model file), without reading it."""
+    p = Path(path)
+    return (p / CARD).is_file() or (p.exists() and (p.parent / CARD).is_file())
+
+
+def _directory_of(path: Path) -> Path:
+    if not path.exists():
+        raise UserError(f"no artifact at '{path}'", "name an artifact directory, its artifact.json or its model file")
+    if (path / CARD).is_file():
+        return path
+    if (path.parent / CARD).is_file():
+        card = read_json(path.parent / CARD)
+        if path.name in (CARD, card.get("file") if isinstance(card, dict) else None):
+            return path.parent
+        raise UserError(f"'{path}' is not the model file that '{path.parent / CARD}' describes", _AGAIN)
+    raise UserError(f"no {CARD} with '{path}'", "name an artifact directory that `lowdino export` wrote")
+
+
+def _check_card(card: Any, where: Path) -> None:
+    """Refuses a card without the fields that reading needs, or whose file would lie outside its directory."""
+    if not isinstance(card, dict):
+        raise UserError(f"'{where}' is not an artifact card", _AGAIN)
+    for key in (*_TEXT_KEYS, *_DICT_KEYS, "embed_dim", "bytes"):
+        kind = str if key in _TEXT_KEYS else dict if key in _DICT_KEYS else int
+        if not isinstance(card.get(key), kind):
+            raise UserError(f"'{where}' has no valid '{key}'", _AGAIN)
+    if Path(card["file"]).name != card["file"] or card["file"] in ("", ".", ".."):
+        raise UserError(f"'{where}' names a file outside its directory: '{card['file']}'", _AGAIN)
+    try:
+        Preprocess.from_dict(card["preprocess"])
+    except (KeyError, TypeError, ValueError) as e:
+        raise UserError(f"'{where}' has no valid 'preprocess': {e}", _AGAIN) from None
+
+
+def _files_below(path: Path) -> list[str]:
+    return sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())

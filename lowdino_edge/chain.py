@@ -1,0 +1,143 @@
+"""`lowdino run`: the whole chain a recipe names. Each stage is resumable on its own, so the chain is too.
+
+runs/NAME/train/     a complete training run          runs/NAME/distill/   a complete distillation run
+runs/NAME/student.*  what ships: the last stage's     runs/NAME/artifacts/ results/ report.html DONE
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lowdino_edge import api, console
+from lowdino_edge.artifact import Artifact
+from lowdino_edge.config import Recipe
+from lowdino_edge.errors import UserError
+from lowdino_edge.resolve import resolve
+from lowdino_edge.run import Run, atomic_path, read_json
+from lowdino_edge.workspace import Workspace, open_run, seeded_sample
+
+QUERIES, NEIGHBOURS = 8, 6  # rows and columns of the picture in the report
+
+
+def run(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+    """Runs every stage of `recipe` that is not done yet; returns the summary that `--json` prints."""
+    if recipe.train is None and recipe.distill is None:
+        raise UserError("the recipe trains nothing", "give it a train: or a distill: section")
+    start = time.monotonic()
+    with open_run(recipe, out, resume=resume, overwrite=overwrite) as top:
+        if top is None:
+            return summary(Run(out))
+        top.write_env()
+        work = Workspace(recipe)
+        last = _learn(recipe, top, work)
+        _ship(last, top)
+        if recipe.eval.baselines and work.labelled():
+            _baselines(top, work, recipe)
+        _neighbours(top, work)
+        if recipe.export is not None:
+            _export(recipe, top, work)
+        if recipe.benchmark is not None and not (top.results / "benchmark__all__host.json").is_file():
+            api.benchmark(
+                [str(top.path)], recipe.data.source, devices=recipe.benchmark.devices, recipe=recipe, work=work
+            )
+        api.report(top.path)
+        top.finish()
+    console.say(f"done in {time.monotonic() - start:.0f} s: {top.report}")
+    return summary(top)
+
+
+def summary(top: Run) -> dict[str, Any]:
+    """What a script wants to know of a finished chain."""
+    knn = {p.name.split("__")[1]: read_json(p)["top1"] for p in sorted(top.results.glob("knn__*__host.json"))}
+    artifacts = [read_json(p) for p in sorted(top.artifacts.glob("*/artifact.json"))]
+    fields = ("target", "scheme", "bytes", "parity")
+    return {
+        "run": str(top.path),
+        "report": str(top.report),
+        "knn_top1": knn,
+        "artifacts": [{k: a[k] for k in fields} for a in artifacts],
+    }
+
+
+def _learn(recipe: Recipe, top: Run, work: Workspace) -> Run:
+    """train, then distill; each in a directory of its own. Returns the last one."""
+    last: Run | None = None
+    for stage in ("train", "distill"):
+        if getattr(recipe, stage) is None:
+            continue
+        path = top.path / stage
+        if stage == "train":
+            api.train(recipe, path, resume=path.exists(), work=work)
+        else:
+            api.distill(recipe, path, trained=last.path if last else None, resume=path.exists(), work=work)
+        last = Run(path)
+        for result in last.results.glob("knn*__student__*.json"):
+            name = result.name.replace("__student__", f"__{stage}__")
+            _copy(result, top.results / name)
+            _copy(result, top.results / result.name)
+    assert last is not None
+    return last
+
+
+def _ship(stage: Run, top: Run) -> None:
+    _copy(stage.student, top.student)
+    _copy(stage.student_card, top.student_card)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with atomic_path(target) as tmp:
+        shutil.copyfile(source, tmp)
+
+
+def _baselines(top: Run, work: Workspace, recipe: Recipe) -> None:
+    """Raw pixels and the same backbone untrained: what the training is worth."""
+    from lowdino_edge.models.backbone import build_student
+    from lowdino_edge.runtimes.eager import EagerEncoder, PixelEncoder
+
+    if (top.results / "knn__pixels__host.json").is_file() and (top.results / "knn__untrained__host.json").is_file():
+        return
+    untrained = build_student(recipe.student.id, recipe.student.image_size, seed=recipe.seed)
+    work.knn_result(top, "untrained", EagerEncoder(untrained, name="untrained", device=work.device))
+    work.knn_result(top, "pixels", PixelEncoder(untrained.preprocess))
+
+
+def _neighbours(top: Run, work: Workspace) -> None:
+    """The pictures of the report: a few test images and their nearest training images."""
+    from lowdino_edge.evals.embed import embed
+
+    encoder = resolve(str(top.path)).encoder(work.device)
+    bank_pixels, query_pixels = work.bank(encoder.preprocess, 5000), work.queries(encoder.preprocess, 2000)
+    bank, query = embed(encoder, bank_pixels), embed(encoder, query_pixels)
+    rows = seeded_sample(len(query.labels), min(QUERIES, len(query.labels)), work.recipe.seed)
+    z, b = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (query.embeddings[rows], bank.embeddings))
+    order = np.argsort(-(z @ b.T), axis=1, kind="stable")[:, :NEIGHBOURS]
+    nearest = bank_pixels.u8_NCHW[order.ravel()]
+    pictures = {
+        "query_u8": query_pixels.u8_NCHW[rows],
+        "bank_u8": nearest.reshape(*order.shape, *nearest.shape[1:]),
+        "query_labels": query.labels[rows],
+        "bank_labels": bank.labels[order],
+        "classes": np.array(list(bank.classes), dtype=np.str_),
+    }
+    with atomic_path(top.results / "neighbours.npz") as tmp, tmp.open("wb") as f:
+        np.savez_compressed(f, **pictures)
+
+
+def _export(recipe: Recipe, top: Run, work: Workspace) -> None:
+    """Artifacts that are there and whole are kept; the others are made."""
+    assert recipe.export is not None
+    for target in recipe.export.targets:
+        for scheme in recipe.export.schemes:
+            path = top.artifacts / f"{target}-{scheme}"
+            if (path / "artifact.json").is_file() and _fresh(path, top):
+                continue
+            api.export(str(top.path), targets=[target], schemes=[scheme], recipe=recipe, work=work)
+
+
+def _fresh(path: Path, top: Run) -> bool:
+    return Artifact.read(path).card.get("source_sha256") == read_json(top.student_card).get("sha256")

@@ -1,0 +1,379 @@
+"""The command line: parse, load the recipe, one api call, print. Heavy imports happen inside the commands.
+
+Exit codes: 0 done, 1 the user can mend it, 2 wrong usage, 130 interrupted (and resumable).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from lowdino_edge import __version__
+from lowdino_edge import options as o
+from lowdino_edge.errors import UserError, unknown
+from lowdino_edge.present import emit, knn_text, settings, table
+
+if TYPE_CHECKING:
+    from lowdino_edge.config import Recipe
+
+app = typer.Typer(
+    name="lowdino",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Train, distill, quantize, export and prove vision backbones under five million parameters.",
+)
+
+
+def load_recipe(path: Path | None, overrides: list[str] | None, **layers: Mapping[str, Any]) -> Recipe:
+    """`config.load_recipe`, imported when a command needs it: pydantic takes a tenth of a second."""
+    from lowdino_edge import config
+
+    return config.load_recipe(path, overrides or (), **layers)
+
+
+@app.callback(invoke_without_command=True)
+def root(version: o.Version = False) -> None:
+    if version:
+        print(f"lowdino {__version__}")
+        raise typer.Exit
+
+
+@app.command("run")
+def run_(
+    recipe: o.RecipePath,
+    out: o.Out = None,
+    data: o.Data = None,
+    set_: o.Set = None,
+    seed: o.Seed = None,
+    device: o.Device = None,
+    resume: o.Resume = False,
+    overwrite: o.Overwrite = False,
+    dry_run: o.DryRun = False,
+    json_: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """The whole chain the recipe names: train, distill, export, eval, benchmark, report."""
+    loaded = load_recipe(recipe, set_, flags=o.flags("", locals()))
+    settings(loaded, "data", "student", "train", "distill", "export", "benchmark")
+    if dry_run:
+        return _dry_run(loaded)
+    from lowdino_edge import chain
+
+    summary = chain.run(loaded, out or Path("runs") / loaded.name, resume=resume, overwrite=overwrite)
+    lines = [f"kNN {name}: {100 * top1:.2f}%" for name, top1 in summary["knn_top1"].items()]
+    lines += [
+        f"{a['target']}-{a['scheme']}: {a['bytes'] / 1e6:.2f} MB, cosine {a['parity']['cosine_mean']:.5f}"
+        for a in summary["artifacts"]
+    ]
+    emit(
+        summary,
+        "\n".join([*lines, f"report: {summary['report']}"]),
+        f"lowdino benchmark {summary['run']} --data {loaded.data.source}",
+    )
+
+
+@app.command()
+def train(
+    out: o.Out = None,
+    data: o.Data = None,
+    student: o.Student = None,
+    method: o.Method = None,
+    epochs: o.Epochs = None,
+    batch_size: o.Batch = None,
+    image_size: o.ImageSize = None,
+    precision: o.Precision = None,
+    workers: o.Workers = None,
+    recipe: o.RecipeFile = None,
+    set_: o.Set = None,
+    seed: o.Seed = None,
+    device: o.Device = None,
+    resume: o.Resume = False,
+    overwrite: o.Overwrite = False,
+    dry_run: o.DryRun = False,
+    json_: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Self-supervised pretraining of a student on unlabelled images."""
+    loaded = load_recipe(recipe, set_, base={"train": {}}, flags=o.flags("train", locals()))
+    settings(loaded, "data", "student", "train")
+    if dry_run:
+        return _dry_run(loaded)
+    from lowdino_edge import api
+
+    summary = api.train(loaded, out or Path("runs") / loaded.name, resume=resume, overwrite=overwrite)
+    emit(
+        summary,
+        f"{summary['run']}: {knn_text(summary['knn'])}",
+        f"lowdino export {summary['run']} --target all --quantize w8a8 --calibration {loaded.data.source}",
+    )
+
+
+def _dry_run(recipe: Recipe) -> None:
+    from lowdino_edge import api
+
+    found = api.estimate(recipe)
+    emit(found, "\n".join(f"{k}: {v}" for k, v in found.items()))
+
+
+@app.command()
+def distill(
+    out: o.Out = None,
+    data: o.Data = None,
+    student: o.Student = None,
+    teacher: o.Teacher = None,
+    init: o.Init = None,
+    epochs: o.Epochs = None,
+    batch_size: o.Batch = None,
+    image_size: o.ImageSize = None,
+    precision: o.Precision = None,
+    workers: o.Workers = None,
+    recipe: o.RecipeFile = None,
+    set_: o.Set = None,
+    seed: o.Seed = None,
+    device: o.Device = None,
+    resume: o.Resume = False,
+    overwrite: o.Overwrite = False,
+    json_: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Offline distillation from a frozen teacher into a student."""
+    loaded = load_recipe(recipe, set_, base={"distill": {"init": "random"}}, flags=o.flags("distill", locals()))
+    settings(loaded, "data", "student", "distill")
+    from lowdino_edge import api
+
+    summary = api.distill(loaded, out or Path("runs") / loaded.name, resume=resume, overwrite=overwrite)
+    emit(
+        summary,
+        f"{summary['run']}: {knn_text(summary['knn'])}",
+        f"lowdino export {summary['run']} --target all --quantize w8a8 --calibration {loaded.data.source}",
+    )
+
+
+@app.command()
+def cache(
+    teacher: o.Teacher,
+    out: o.Out = None,
+    data: o.Data = None,
+    workers: o.Workers = None,
+    recipe: o.RecipeFile = None,
+    set_: o.Set = None,
+    seed: o.Seed = None,
+    device: o.Device = None,
+    dry_run: o.DryRun = False,
+    json_: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Teacher targets alone; --dry-run tells hours and GB."""
+    loaded = load_recipe(recipe, set_, base={"distill": {}}, flags=o.flags("distill", locals()))
+    from lowdino_edge import api
+
+    assert loaded.distill is not None
+    made = api.cache(loaded, out or Path(loaded.distill.cache), dry_run=dry_run)
+    emit(made, "\n".join(f"{k}: {v}" for k, v in made.items()))
+
+
+@app.command()
+def export(
+    model: o.Model,
+    target: o.Targets = None,
+    quantize: o.Quantize = None,
+    calibration: o.Calibrate = None,
+    out: o.Out = None,
+    image_size: o.ImageSize = None,
+    recipe: o.RecipeFile = None,
+    set_: o.Set = None,
+    json_: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Artifacts for the phone, each loaded back on its own runtime and compared with PyTorch on real images."""
+    from lowdino_edge import api
+    from lowdino_edge.export import TARGETS, canonical_scheme, canonical_target
+
+    wanted = [t for name in target or ["all"] for t in (list(TARGETS) if name == "all" else [canonical_target(name)])]
+    schemes = [canonical_scheme(s) for s in quantize or ["none"]]
+    source = calibration or _data_of(model)
+    loaded = load_recipe(recipe, set_, flags={"student.image_size": image_size, "data.source": source})
+    made = api.export(model, targets=wanted, schemes=schemes, out=out, recipe=loaded)
+    text = "\n".join(str(a.dir) for a in made)
+    emit(
+        {"artifacts": [{**a.card, "path": str(a.dir)} for a in made]},
+        text,
+        f"lowdino benchmark {model} --data {source}",
+    )
+
+
+def _data_of(model: str) -> str:
+    """The data a run was trained on, for calibration when none is named."""
+    saved = Path(model) / "recipe.yaml"
+    if not saved.is_file():
+        raise UserError("no images to calibrate with and to prove the files on", "name some with --calibration SRC")
+    return load_recipe(saved).data.source
+
+
+@app.command()
+def embed(
+    model: o.Model,
+    data: o.Source,
+    out: o.File,
+    split: o.Split = "test",
+    image_size: o.ImageSize = None,
+    workers: o.Workers = None,
+    device: o.Device = None,
+    set_: o.Set = None,
+    json_: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Embeddings of a data set, with labels and ids, as npz."""
+    if split not in ("train", "test"):
+        raise unknown("split", split, ["train", "test"])
+    loaded = load_recipe(None, set_, flags=o.flags("", locals()))
+    from lowdino_edge import api
+
+    made = api.embed(model, data, out, split=split, recipe=loaded)
+    emit(made, f"{made['file']}: {made['n']} x {made['embed_dim']} ({split} split, {made['image_size']} px)")
+
+
+@app.command("eval")
+def eval_(
+    model: o.Model,
+    data: o.Source,
+    task: o.Task = "knn",
+    k: o.K = None,
+    temperature: o.Temperature = None,
+    protocol: o.Protocol = "standard",
+    image_size: o.ImageSize = None,
+    workers: o.Workers = None,
+    device: o.Device = None,
+    set_: o.Set = None,
+    json_: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """One metric of a run, an artifact, a student or a teacher."""
+    wanted = {"protocol": protocol, **{n: v for n, v in (("k", k), ("temperature", temperature)) if v is not None}}
+    loaded = load_recipe(None, set_, flags={**o.flags("", locals()), "eval.knn": [wanted]})
+    from lowdino_edge import api
+
+    result = api.evaluate(model, data, task, recipe=loaded)
+    emit(result, knn_text(result))
+
+
+@app.command()
+def benchmark(
+    models: o.Models,
+    data: o.Source,
+    where: o.Where = None,
+    threads: o.Threads = None,
+    runs: o.Runs = None,
+    out: o.Out = None,
+    image_size: o.ImageSize = None,
+    set_: o.Set = None,
+    json_: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Latency and kNN of each model where it runs; a run stands for its student and all its artifacts."""
+    flags = {"benchmark.threads": threads, "benchmark.runs": runs, "student.image_size": image_size}
+    loaded = load_recipe(None, set_, base={"benchmark": {}}, flags=flags)
+    from lowdino_edge import api
+    from lowdino_edge.bench.table import as_text
+    from lowdino_edge.run import Run
+
+    result = api.benchmark(models, data, devices=where or ["host"], recipe=loaded, out=Run(out) if out else None)
+    emit(result, as_text(result))
+
+
+@app.command()
+def report(run: o.RunPath, json_: o.Json = False, quiet: o.Quiet = False, debug: o.Debug = False) -> None:
+    """Draw report.html and MODEL_CARD.md again from the files of a run."""
+    from lowdino_edge import api
+
+    path = api.report(run)
+    emit({"report": str(path)}, f"report: {path}")
+
+
+@app.command("list")
+def list_(
+    what: o.What = "students",
+    json_: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """What there is; no weights are loaded, no torch is imported."""
+    from lowdino_edge.tables import TABLES
+
+    if what not in TABLES:
+        raise unknown("table", what, TABLES)
+    rows = TABLES[what]()
+    emit({what: rows}, table(rows))
+
+
+@app.command()
+def doctor(json_: o.Json = False, debug: o.Debug = False) -> None:
+    """What works on this machine, and how to mend what does not."""
+    from lowdino_edge.doctor import as_json, diagnose
+
+    checks = diagnose()
+    lines = [
+        f"{'ok ' if c.ok else '-- '} {c.name}: {c.detail}" + (f"\n     {c.mend}" if c.mend and not c.ok else "")
+        for c in checks
+    ]
+    result = as_json(checks)
+    emit(result, "\n".join(lines))
+    if not result["ok"]:
+        raise typer.Exit(1)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point: turns every outcome into an exit code."""
+    sys.exit(_guarded(lambda: app(args=argv, standalone_mode=False)))
+
+
+def _guarded(call: Callable[[], Any]) -> int:
+    import click
+
+    try:
+        code = call()
+        return code if isinstance(code, int) else 0
+    except UserError as e:
+        if o.state["debug"]:
+            traceback.print_exc()
+        print(f"error: {e.message}\n{e.hint}", file=sys.stderr)
+        return 1
+    except click.exceptions.Exit as e:
+        return e.exit_code
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        print("interrupted; the same command with --resume continues", file=sys.stderr)
+        return 130
+    except click.ClickException as e:
+        e.show()
+        return e.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as e:
+        if o.state["debug"]:
+            raise
+        what = f"{type(e).__name__}: {e}".splitlines()[0]
+        print(
+            f"error: {what}\na fault of lowdino, not yours: run it again with --debug and report what it prints",
+            file=sys.stderr,
+        )
+        return 1
+
+
+if __name__ == "__main__":
+    main()

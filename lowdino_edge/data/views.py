@@ -1,0 +1,187 @@
+"""Random views of a batch of images, on any device; every sample has its own parameters, and they can be replayed.
+
+Crop, resize, flip and blur act on rows and columns apart, so together they are one pair of small matrices a sample:
+view = W_y @ image @ W_x^T. No image is handled alone. Semantics are torchvision's (RandomResizedCrop with antialiased bicubic
+resizing, ColorJitter's functions in the fixed order brightness, contrast, saturation, hue; GaussianBlur; solarise at 0.5).
+
+Suffixes: B batch, C channels, H and W pixels of the image, s pixels of the view.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lowdino_edge.config import ViewConfig, ViewsConfig
+
+Params = dict[str, Tensor]
+_TRIES = 10  # of a crop that fits into the image, as torchvision's RandomResizedCrop
+_LUMA = (0.2989, 0.587, 0.114)
+
+
+class ViewPlan(Protocol):
+    """What a method trains on: uint8 images (B, 3, H, W) -> a list of float32 views (B, 3, s, s) in [0, 1]."""
+
+    def __call__(self, u8_BCHW: Tensor, generator: torch.Generator) -> list[Tensor]: ...
+
+
+class Views:
+    """One kind of view. As a plan it makes `cfg.count` of them.
+
+    Args:
+        cfg: how views are drawn.
+        image_size: s where the config does not say.
+    """
+
+    def __init__(self, cfg: ViewConfig, image_size: int) -> None:
+        self.cfg = cfg
+        self.count = cfg.count
+        self.size = cfg.size or image_size
+
+    def __call__(self, u8_BCHW: Tensor, generator: torch.Generator) -> list[Tensor]:
+        return [self.apply(u8_BCHW, self.sample(len(u8_BCHW), generator)) for _ in range(self.count)]
+
+    def sample(self, batch: int, generator: torch.Generator) -> Params:
+        """Draws everything that is random: CPU tensors (B,), independent of the images' size.
+
+        Keys: width, height (share of the image's side), x, y (place of the crop among the possible ones, 0 to 1), hflip, vflip,
+        brightness, contrast, saturation (factors), hue (turns), grey, sigma (pixels of the view; 0: no blur), solarise.
+        """
+        cfg = self.cfg
+        u = torch.rand(13, batch, generator=generator)
+
+        def between(row: int, lo: float, hi: float) -> Tensor:
+            return lo + (hi - lo) * u[row]
+
+        jitter_B = u[4] < cfg.jitter
+
+        def factor(row: int, strength: float) -> Tensor:
+            return torch.where(jitter_B, between(row, max(0.0, 1 - strength), 1 + strength), 1.0)
+
+        return {
+            **_sample_crop(cfg, batch, generator),
+            "x": u[0], "y": u[1], "hflip": u[2] < cfg.hflip, "vflip": u[3] < cfg.vflip,
+            "brightness": factor(5, cfg.brightness), "contrast": factor(6, cfg.contrast),
+            "saturation": factor(7, cfg.saturation), "hue": torch.where(jitter_B, between(8, -cfg.hue, cfg.hue), 0.0),
+            "grey": u[9] < cfg.grey,
+            "sigma": torch.where(u[10] < cfg.blur, between(11, *cfg.blur_radius), 0.0),
+            "solarise": u[12] < cfg.solarise,
+        }  # fmt: skip
+
+    def apply(self, u8_BCHW: Tensor, params: Params) -> Tensor:
+        """The views that `params` describe: uint8 (B, 3, H, W) -> float32 (B, 3, s, s) in [0, 1]. Nothing random."""
+        p = {k: v.to(u8_BCHW.device, non_blocking=True) for k, v in params.items()}
+        x_BCss = self._geometry(u8_BCHW.float() / 255, p)
+        if self.cfg.jitter > 0:
+            x_BCss = _jitter(x_BCss, p, hue=self.cfg.hue > 0)
+        if self.cfg.grey > 0:
+            x_BCss = torch.where(_per_sample(p["grey"]), _grey(x_BCss), x_BCss)
+        if self.cfg.solarise > 0:
+            x_BCss = torch.where(_per_sample(p["solarise"]) & (x_BCss >= 0.5), 1 - x_BCss, x_BCss)
+        return x_BCss
+
+    def _geometry(self, x_BCHW: Tensor, p: Params) -> Tensor:
+        height, width = x_BCHW.shape[2:]
+        wy_BsH = _resize_matrix(p["height"], p["y"], height, self.size)
+        wx_BsW = _resize_matrix(p["width"], p["x"], width, self.size)
+        if self.cfg.vflip > 0:
+            wy_BsH = torch.where(p["vflip"][:, None, None], wy_BsH.flip(1), wy_BsH)
+        if self.cfg.hflip > 0:
+            wx_BsW = torch.where(p["hflip"][:, None, None], wx_BsW.flip(1), wx_BsW)
+        if self.cfg.blur > 0:
+            blur_Bss = _blur_matrix(p["sigma"], self.size)
+            wy_BsH, wx_BsW = blur_Bss @ wy_BsH, blur_Bss @ wx_BsW
+        # columns first; a matrix product for each sample, the channels stacked as rows
+        x_BRs = x_BCHW.flatten(1, 2) @ wx_BsW.mT
+        x_BCHs = x_BRs.unflatten(1, (3, height))
+        return (wy_BsH[:, None] @ x_BCHs).clamp_(0, 1)
+
+
+class MultiCrop:
+    """A plan of several kinds of views, in order: DINO's global views, then its local ones."""
+
+    def __init__(self, cfg: ViewsConfig, image_size: int) -> None:
+        self.kinds: Sequence[Views] = [Views(cfg.global_, image_size), Views(cfg.local, image_size)]
+
+    def __call__(self, u8_BCHW: Tensor, generator: torch.Generator) -> list[Tensor]:
+        return [view for kind in self.kinds for view in kind(u8_BCHW, generator)]
+
+
+def _sample_crop(cfg: ViewConfig, batch: int, generator: torch.Generator) -> Params:
+    """Width and height as shares of a square image's side: the first of ten tries that fits, else the largest centre crop."""
+    u = torch.rand(2, _TRIES, batch, generator=generator)
+    area = cfg.scale[0] + (cfg.scale[1] - cfg.scale[0]) * u[0]
+    log_lo, log_hi = math.log(cfg.ratio[0]), math.log(cfg.ratio[1])
+    aspect = torch.exp(log_lo + (log_hi - log_lo) * u[1])
+    width, height = (area * aspect).sqrt(), (area / aspect).sqrt()
+    fits = (width <= 1) & (height <= 1)
+    first = fits.int().argmax(0, keepdim=True)
+    fallback = ~fits.any(0)
+    return {
+        "width": torch.where(fallback, min(1.0, cfg.ratio[1]), width.gather(0, first)[0]),
+        "height": torch.where(fallback, min(1.0, 1 / cfg.ratio[0]), height.gather(0, first)[0]),
+    }
+
+
+def _resize_matrix(share_B: Tensor, place_B: Tensor, n_in: int, n_out: int) -> Tensor:
+    """Rows of bicubic weights (a = -0.5), widened when shrinking, that see nothing outside the crop: (B, n_out, n_in)."""
+    length_B = (share_B * n_in).round().clamp(1, n_in)
+    start_B = (place_B * (n_in - length_B + 1)).floor().clamp(max=n_in - length_B)  # rounding may give the bound itself
+    step_B11 = (length_B / n_out)[:, None, None]
+    i_s1 = torch.arange(n_out, device=share_B.device, dtype=torch.float32)[:, None]
+    pos_n = torch.arange(n_in, device=share_B.device, dtype=torch.float32)
+    from_start_B1n = pos_n - start_B[:, None, None]
+    inside = (from_start_B1n >= 0) & (from_start_B1n < length_B[:, None, None])
+    w = _cubic((from_start_B1n + 0.5 - (i_s1 + 0.5) * step_B11) / step_B11.clamp(min=1)) * inside
+    return w / w.sum(2, keepdim=True)
+
+
+def _cubic(t: Tensor) -> Tensor:
+    """Keys' cubic kernel with a = -0.5, zero from |t| = 2 on."""
+    t = t.abs().clamp(max=2)
+    near = (1.5 * t - 2.5) * t * t + 1
+    far = ((-0.5 * t + 2.5) * t - 4) * t + 2
+    return torch.where(t < 1, near, far)
+
+
+def _blur_matrix(sigma_B: Tensor, n: int) -> Tensor:
+    """Gaussian smoothing along one axis, renormalised at the edges; the identity where sigma is 0: (B, n, n)."""
+    i = torch.arange(n, device=sigma_B.device, dtype=torch.float32)
+    d2 = (i[:, None] - i) ** 2
+    w = torch.exp(-d2 / (2 * sigma_B.clamp(min=1e-2)[:, None, None] ** 2))
+    return w / w.sum(2, keepdim=True)
+
+
+def _per_sample(v_B: Tensor) -> Tensor:
+    return v_B[:, None, None, None]
+
+
+def _grey(x_BCHW: Tensor) -> Tensor:
+    """Luma, (B, 1, H, W)."""
+    r, g, b = x_BCHW.split(1, dim=1)
+    return _LUMA[0] * r + _LUMA[1] * g + _LUMA[2] * b
+
+
+def _jitter(x: Tensor, p: Params, *, hue: bool) -> Tensor:
+    """Brightness, contrast, saturation, hue; clamped to [0, 1] after each, as images are."""
+    x = (x * _per_sample(p["brightness"])).clamp_(0, 1)
+    mean_B111 = _grey(x).mean((2, 3), keepdim=True)
+    x = torch.lerp(mean_B111, x, _per_sample(p["contrast"])).clamp_(0, 1)
+    x = torch.lerp(_grey(x), x, _per_sample(p["saturation"])).clamp_(0, 1)
+    return _shift_hue(x, _per_sample(p["hue"])) if hue else x
+
+
+def _shift_hue(x_BCHW: Tensor, turns_B111: Tensor) -> Tensor:
+    """Turns the hue of HSV, value and saturation kept."""
+    r, g, b = x_BCHW.split(1, dim=1)
+    value, low = x_BCHW.amax(1, keepdim=True), x_BCHW.amin(1, keepdim=True)
+    chroma = value - low
+    scale = 1 / chroma.clamp(min=1e-8)  # grey has no hue: chroma 0 makes any of them harmless
+    sixths = torch.where(value == r, (g - b) * scale, torch.where(value == g, (b - r) * scale + 2, (r - g) * scale + 4))
+    offsets = torch.tensor([5.0, 3.0, 1.0], device=x_BCHW.device).view(1, 3, 1, 1)
+    k = torch.remainder(sixths + 6 * turns_B111 + offsets, 6)
+    return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)

@@ -1,0 +1,324 @@
+"""Students: a backbone that takes RGB in [0, 1] and gives an embedding, with its normalisation inside.
+
+Suffixes: B batch, C channels, H and W pixels, h and w cells of a feature map, D embedding width.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowdino_edge import console
+from lowdino_edge.errors import UserError, unknown
+from lowdino_edge.models.students import PARAM_LIMIT, STUDENTS
+from lowdino_edge.types import Preprocess
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Normalised(nn.Module):
+    """A network with its input normalisation as buffers, so that no caller and no app repeats mean and std.
+
+    It is a product and a sum (x * scale + shift) because every int8 toolchain quantizes those; not every one divides.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        mean_C, std_C = torch.tensor(mean), torch.tensor(std)
+        self.register_buffer("scale", (1 / std_C).view(1, 3, 1, 1))
+        self.register_buffer("shift", (-mean_C / std_C).view(1, 3, 1, 1))
+
+    @property
+    def mean(self) -> Tensor:
+        return (-self.shift / self.scale).flatten()
+
+    @property
+    def std(self) -> Tensor:
+        return (1 / self.scale).flatten()
+
+    def normalise(self, x_BCHW: Tensor) -> Tensor:
+        return x_BCHW * self.scale + self.shift
+
+
+class Student(Normalised):
+    """A backbone without classifier. Built by `build_student`.
+
+    Attributes:
+        id: its row in STUDENTS, or timm's name.
+        embed_dim: D.
+        preprocess: how images are brought to the input.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        net: nn.Module,
+        preprocess: Preprocess,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__(mean, std)
+        self.id = id
+        self.net = net
+        self.preprocess = preprocess
+        # MobileNetV4, EfficientViT: a layer after the pooling widens the embedding
+        width: Any = getattr(net, "head_hidden_size", None) or net.num_features
+        self.embed_dim = int(width)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """RGB in [0, 1], (B, 3, H, W) -> embeddings (B, D)."""
+        return self.net(self.normalise(x_BCHW))
+
+    def feature_map(self, x_BCHW: Tensor) -> Tensor:
+        """The last map before pooling, (B, C, h, w). C is D, or narrower where a layer follows the pooling."""
+        y = self.net.forward_features(self.normalise(x_BCHW))  # type: ignore[operator]
+        return tokens_to_map(self.net, y) if y.ndim == 3 else y
+
+
+def tokens_to_map(net: nn.Module, y_BND: Tensor) -> Tensor:
+    """Patch tokens of a ViT, its prefix tokens (CLS, registers) dropped, as a square map (B, D, h, w)."""
+    y_BND = y_BND[:, int(getattr(net, "num_prefix_tokens", 1)) :]
+    side = round(y_BND.shape[1] ** 0.5)
+    return y_BND.transpose(1, 2).unflatten(2, (side, side))
+
+
+def build_student(id: str, image_size: int | None = None, *, seed: int | None = None) -> Student:
+    """A student with random weights.
+
+    Args:
+        id: a row of STUDENTS, or any timm model (a warning where it has 5M parameters or more).
+        image_size: pixels of the square input; None: the row's own.
+        seed: makes the weights a function of (id, image_size, seed) and leaves torch's generator as it was.
+
+    Raises:
+        UserError: unknown id (nearest names offered), an image size the network cannot take (sizes that work offered).
+    """
+    name = id.removeprefix("timm:")
+    own = name in STUDENTS
+    if not own:
+        _check_timm_name(name)
+    size = image_size or (STUDENTS[name].image_size if own else _timm_size(name))
+    with seeded(seed):
+        student = _try_build(name, size)
+    if student is None:
+        raise UserError(f"{name} cannot take images of {size} px", _sizes_that_work(name, size))
+    n = sum(p.numel() for p in student.parameters())
+    if n >= PARAM_LIMIT:
+        console.warn(f"{name} has {n / 1e6:.2f}M parameters, {PARAM_LIMIT / 1e6:.0f}M is the limit lowdino is made for")
+    return student
+
+
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Draws inside follow `seed`; torch's CPU generator is put back afterwards. None: does nothing."""
+    if seed is None:
+        yield
+        return
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+def student_preprocess(image_size: int) -> Preprocess:
+    """Resize to 8/7 and centre-crop, as ImageNet networks are evaluated; tiny images are taken whole."""
+    return Preprocess(image_size, 0.875 if image_size >= 96 else 1.0)
+
+
+def _try_build(name: str, size: int) -> Student | None:
+    """The student, or None where an image of this size does not pass through it."""
+    try:
+        net, mean, std = _network(name, size)
+        student = Student(name, net, student_preprocess(size), mean, std)
+        z_BD = probe(student, size)
+    # what a network raises at an impossible size is its own affair: assertions, shape errors, empty maps
+    except (AssertionError, RuntimeError, ValueError, ZeroDivisionError):
+        return None
+    if z_BD.ndim != 2 or not bool(torch.isfinite(z_BD).all()):
+        return None
+    student.embed_dim = z_BD.shape[1]
+    return student
+
+
+def probe(net: nn.Module, size: int) -> Tensor:
+    """One forward of a black image in eval mode, on the network's own device."""
+    training, device = net.training, next(net.parameters()).device
+    net.eval()
+    with torch.no_grad():
+        z_BD = net(torch.zeros(1, 3, size, size, device=device))
+    net.train(training)
+    return z_BD
+
+
+def _network(name: str, size: int) -> tuple[nn.Module, Sequence[float], Sequence[float]]:
+    """The bare network with the mean and standard deviation it wants."""
+    if name in STUDENTS and STUDENTS[name].timm is None:
+        return _own(name, size), IMAGENET_MEAN, IMAGENET_STD
+    net = timm_network(STUDENTS[name].timm or name if name in STUDENTS else name, size)
+    cfg = net.pretrained_cfg
+    return net, cfg["mean"], cfg["std"]
+
+
+def _own(name: str, size: int) -> nn.Module:
+    from lowdino_edge.models.nano import NanoNet
+    from lowdino_edge.models.resnet5m import ResNet5M
+    from lowdino_edge.models.vit import vit_tiny_d10
+
+    builders: dict[str, Callable[[], nn.Module]] = {
+        "nano": NanoNet,
+        "resnet5m": ResNet5M,
+        "vit_tiny_d10": lambda: vit_tiny_d10(size),
+    }
+    return builders[name]()
+
+
+def timm_network(name: str, size: int | None, **kwargs: Any) -> Any:
+    """A timm model with random weights and no classifier; those with position embeddings are told the image size."""
+    import timm
+
+    kwargs = {"num_classes": 0, **kwargs}
+    cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if size is not None and cfg is not None and cfg.fixed_input_size:
+        try:
+            return timm.create_model(name, pretrained=False, img_size=size, **kwargs)
+        except TypeError:  # a fixed size that is no argument: the caller's probe decides
+            pass
+    return timm.create_model(name, pretrained=False, **kwargs)
+
+
+def _timm_size(name: str) -> int:
+    import timm
+
+    cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return int(cfg.input_size[-1]) if cfg is not None else 224
+
+
+def _check_timm_name(name: str) -> None:
+    import timm
+
+    if timm.is_model(name):
+        return
+    # all of timm's names would fill the screen, so they are offered only where they are close
+    close = difflib.get_close_matches(name.lower(), {*STUDENTS, *timm.list_models()}, n=3, cutoff=0.6)
+    raise unknown("student", name, close or STUDENTS)
+
+
+def _sizes_that_work(name: str, size: int) -> str:
+    """A hint for `build_student`: the nearest sizes below and above that pass, tried out."""
+    for step in (16, 14, 32):
+        below, above = size // step * step, (size // step + 1) * step
+        works = []
+        for s in (below, above, 2 * above):
+            with seeded(0):
+                if s > 0 and s != size and _try_build(name, s) is not None:
+                    works.append(s)
+        if works:
+            return f"use --image-size {' or '.join(map(str, works[:2]))}"
+    return (
+        f"leave --image-size out: {name} takes {STUDENTS[name].image_size if name in STUDENTS else _timm_size(name)} px"
+    )
+
+
+def count_macs(net: nn.Module, image_size: int) -> int:
+    """Multiply-accumulates of one image, attention included, counted by torch while it runs."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    # the fused CPU attention is not counted; its plain form is
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        probe(net, image_size)
+    return counter.get_total_flops() // 2
+
+
+def save_student(student: Student, path: Path, card: dict[str, Any]) -> None:
+    """Writes the weights to `path` (safetensors) and, last, their card beside them (the same name, .json).
+
+    The card holds id, params, embed_dim, licence, preprocess, sha256, and whatever `card` adds.
+    """
+    from safetensors.torch import save_file
+
+    from lowdino_edge.run import atomic_path, sha256, write_json
+
+    state = {k: v.detach().cpu().contiguous() for k, v in student.state_dict().items()}
+    spec = STUDENTS.get(student.id)
+    with atomic_path(path) as tmp:
+        save_file(state, tmp)
+        digest = sha256(tmp)
+    write_json(
+        path.with_suffix(".json"),
+        {
+            "id": student.id,
+            "params": sum(p.numel() for p in student.parameters()),
+            "embed_dim": student.embed_dim,
+            "licence": spec.licence if spec else "see timm",
+            "preprocess": student.preprocess.to_dict(),
+            "sha256": digest,
+            **card,
+        },
+    )
+
+
+def load_student(path: str | Path, image_size: int | None = None) -> Student:
+    """Reads what `save_student` wrote: a run directory or the .safetensors file. In eval mode.
+
+    Args:
+        image_size: another input size than the one it was trained at; position embeddings are interpolated.
+
+    Raises:
+        UserError: no such file, no card, weights that do not match the card's hash, a card of another network.
+    """
+    from lowdino_edge.run import read_json, sha256
+
+    path = Path(path)
+    file = path / "student.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"no student at '{file}'", "name a finished run directory, or a student.safetensors")
+    card_file = file.with_suffix(".json")
+    if not card_file.is_file():
+        raise UserError(f"'{file}' has no card '{card_file.name}' beside it", "copy both files of the run together")
+    card = read_json(card_file)
+    if not isinstance(card, dict) or not {"id", "sha256", "preprocess"} <= card.keys():
+        raise UserError(f"'{card_file}' is no student card", "copy the card of the same run")
+    if sha256(file) != card["sha256"]:
+        raise UserError(
+            f"'{file}' is not what its card {card_file.name} says (sha256 differs)",
+            "restore it from the run, or train again",
+        )
+    preprocess = Preprocess.from_dict(card["preprocess"])
+    student = build_student(card["id"], image_size or preprocess.image_size, seed=0)
+    if image_size in (None, preprocess.image_size):
+        student.preprocess = preprocess
+    _fill(student, file)
+    return student.eval()
+
+
+def _fill(student: Student, file: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    from timm.layers import resample_abs_pos_embed
+
+    net: Any = student.net
+    try:
+        state = load_file(file)
+        pos = state.get("net.pos_embed")
+        if pos is not None and pos.shape != net.pos_embed.shape:
+            grid = list(net.patch_embed.grid_size)
+            state["net.pos_embed"] = resample_abs_pos_embed(pos, grid, num_prefix_tokens=net.num_prefix_tokens)
+        student.load_state_dict(state)
+    except (SafetensorError, RuntimeError) as e:
+        reason = str(e).splitlines()[0]
+        raise UserError(
+            f"'{file}' does not hold a {student.id}: {reason}", "restore it from the run, or train again"
+        ) from None

@@ -1,0 +1,151 @@
+"""Frozen teachers: networks with known weights that give targets for distillation.
+
+Suffixes: B batch, H and W pixels, D embedding width.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from lowdino_edge.errors import UserError, unknown
+from lowdino_edge.models.backbone import Normalised, load_student, probe, seeded, timm_network
+from lowdino_edge.models.students import STUDENTS
+from lowdino_edge.models.teachers import TEACHERS, TeacherName, canonical, parse_teacher
+from lowdino_edge.models.weights import fill, find_weights, fingerprint, read_state, to_timm
+from lowdino_edge.types import Preprocess
+
+
+class Teacher(Normalised):
+    """A frozen network in eval mode. Built by `load_teacher`.
+
+    Attributes:
+        id, embed_dim, preprocess, licence: as their names say.
+        fingerprint: sha256 over its name, options and weights; caches of its outputs are keyed by it.
+    """
+
+    def __init__(
+        self, id: str, net: nn.Module, preprocess: Preprocess, mean: Sequence[float], std: Sequence[float], licence: str
+    ) -> None:
+        super().__init__(mean, std)
+        self.id = id
+        self.net = net
+        self.preprocess = preprocess
+        self.licence = licence
+        self.fingerprint = ""
+        self.requires_grad_(False).eval()
+        self.embed_dim = int(probe(self, preprocess.image_size).shape[1])
+
+    def train(self, mode: bool = True) -> Teacher:
+        """A teacher stays in eval mode, also inside a method that is put into training mode."""
+        return super().train(False)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """RGB in [0, 1], (B, 3, H, W) -> (B, D): the CLS token after the last norm, or the pooled features of a CNN."""
+        return self.net(self.normalise(x_BCHW))
+
+
+def load_teacher(spec: str, *, download: bool = True) -> Teacher:
+    """A teacher by name.
+
+    Args:
+        spec: a row of TEACHERS, any timm model, either with `@FILE` (timm's or the original repository's format) and
+            `?option=value` (mean, std, image_size, or an argument of the timm model); a run directory or a
+            student.safetensors of lowdino.
+        download: fetch weights that are not here yet.
+
+    Raises:
+        UserError: unknown name, no weights (says which file to fetch and where to put it), weights of another network.
+    """
+    if "@" not in spec and canonical(spec) not in TEACHERS and Path(spec).exists():
+        return _from_student(Path(spec))
+    name = parse_teacher(spec)
+    if name.name not in TEACHERS:
+        _check_timm_name(name.name)
+    row = TEACHERS.get(name.name)
+    net, cfg = _network(name)
+    file = name.file or _find(name.name, cfg, download)
+    fill(net, to_timm(read_state(file), net), file, name.name)
+    options = name.options
+    try:
+        teacher = Teacher(
+            name.name,
+            net,
+            _preprocess(name, cfg),
+            options.get("mean", cfg["mean"]),
+            options.get("std", cfg["std"]),
+            row.licence if row else str(cfg.get("license") or "unknown"),
+        )
+    except (AssertionError, RuntimeError, ValueError) as e:
+        raise UserError(
+            f"{name.name} cannot take images of {_size(name, cfg)} px: {e}", "set another ?image_size="
+        ) from None
+    teacher.fingerprint = fingerprint(teacher, f"{teacher.id} {sorted(options.items())}")
+    return teacher
+
+
+def _from_student(path: Path) -> Teacher:
+    student = load_student(path)
+    spec = STUDENTS.get(student.id)
+    licence = spec.licence if spec else "unknown"
+    # the student normalises its input itself
+    teacher = Teacher(student.id, student, student.preprocess, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), licence)
+    teacher.fingerprint = fingerprint(teacher, student.id)
+    return teacher
+
+
+def _network(name: TeacherName) -> tuple[Any, dict[str, Any]]:
+    """The timm network with random weights, and timm's settings for it."""
+    import timm
+
+    row = TEACHERS.get(name.name)
+    arguments = {k: v for k, v in name.options.items() if k not in ("mean", "std", "image_size")}
+    timm_name = row.timm if row else name.name
+    cfg = timm.get_pretrained_cfg(timm_name)
+    size = name.options.get("image_size") or (row.image_size if row else None)
+    try:
+        with seeded(0):
+            net = timm_network(timm_name, size, **arguments)
+    except (TypeError, AssertionError, RuntimeError, ValueError) as e:
+        raise UserError(
+            f"{name.name} cannot be built: {e}", "check the options after the ?, and the image size"
+        ) from None
+    return net, {
+        **net.pretrained_cfg,
+        "hub": cfg.hf_hub_id if cfg else None,
+        "hub_file": cfg.hf_hub_filename if cfg else None,
+    }
+
+
+def _size(name: TeacherName, cfg: dict[str, Any]) -> int:
+    row = TEACHERS.get(name.name)
+    return int(name.options.get("image_size") or (row.image_size if row else cfg["input_size"][-1]))
+
+
+def _preprocess(name: TeacherName, cfg: dict[str, Any]) -> Preprocess:
+    # DINO and DINOv2 are evaluated on the centre 224 of a shorter side of 256
+    crop = 0.875 if name.name in TEACHERS else float(cfg["crop_pct"] or 0.875)
+    return Preprocess(_size(name, cfg), crop, "bilinear" if cfg["interpolation"] == "bilinear" else "bicubic")
+
+
+def _find(name: str, cfg: dict[str, Any], download: bool) -> Path:
+    if name in TEACHERS:
+        row = TEACHERS[name]
+        return find_weights(name, row.file, row.url, also=f"{row.timm}.safetensors", download=download)
+    url = ""
+    if cfg["hub"]:
+        url = f"https://huggingface.co/{cfg['hub']}/resolve/main/{cfg['hub_file'] or 'model.safetensors'}"
+    return find_weights(name, f"{name}.safetensors", url, download=download)
+
+
+def _check_timm_name(name: str) -> None:
+    import timm
+
+    if timm.is_model(name):
+        return
+    close = difflib.get_close_matches(name.lower(), {*TEACHERS, *timm.list_models()}, n=3, cutoff=0.6)
+    raise unknown("teacher", name, close or TEACHERS)

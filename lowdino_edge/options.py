@@ -1,0 +1,92 @@
+"""The options that commands share, and the state of --json, --quiet and --debug."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lowdino_edge import console
+
+state = {"json": False, "debug": bool(os.environ.get("LOWDINO_DEBUG"))}
+
+
+def _json(value: bool) -> bool:
+    state["json"] = value or state["json"]
+    return value
+
+
+def _quiet(value: bool) -> bool:
+    console.set_quiet(value)
+    return value
+
+
+def _debug(value: bool) -> bool:
+    state["debug"] = value or state["debug"]
+    return value
+
+
+Json = Annotated[bool, typer.Option("--json", callback=_json, help="The last line of stdout is one JSON document.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_quiet, help="No progress on stderr.")]
+Debug = Annotated[bool, typer.Option("--debug", callback=_debug, help="Show tracebacks.")]
+Data = Annotated[str | None, typer.Option("--data", help="synthetic, a named set, or a folder of images.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Directory (or file) to write.")]
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="YAML recipe for everything that has no flag.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override any recipe key: --set train.optim.lr=1e-3.")]
+Seed = Annotated[int | None, typer.Option("--seed")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
+Student = Annotated[str | None, typer.Option("--student", help="See `lowdino list students`.")]
+Epochs = Annotated[float | None, typer.Option("--epochs")]
+Batch = Annotated[int | None, typer.Option("--batch-size", "--batch", help="Global batch size.")]
+ImageSize = Annotated[int | None, typer.Option("--image-size", "--imgsz", help="Pixels; None: the student's own.")]
+Precision = Annotated[str | None, typer.Option("--precision", help="auto, fp32 or bf16.")]
+Workers = Annotated[int | None, typer.Option("--workers", help="Decoding threads.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, measure, write nothing.")]
+
+Method = Annotated[str | None, typer.Option("--method", help="See `lowdino list methods`.")]
+Teacher = Annotated[str | None, typer.Option("--teacher", help="An id, ID@FILE or a run.")]
+Init = Annotated[Path | None, typer.Option("--init", help="A run or student.safetensors to start from.")]
+Targets = Annotated[
+    list[str] | None, typer.Option("--target", "--format", help="A target of `lowdino list targets`, or all.")
+]
+Quantize = Annotated[list[str] | None, typer.Option("--quantize", help="none, fp16, w8 or w8a8 (int8).")]
+Calibrate = Annotated[str | None, typer.Option("--calibration", help="SRC of real images, for ranges and proof.")]
+Source = Annotated[str, typer.Option("--data", help="synthetic, a named set, or a folder of images.")]
+Split = Annotated[str, typer.Option("--split", help="train or test.")]
+File = Annotated[Path, typer.Option("--out", help="An .npz file.")]
+Task = Annotated[str, typer.Option("--task", help="knn")]
+K = Annotated[int | None, typer.Option("--k", help="Neighbours that vote.")]
+Temperature = Annotated[float | None, typer.Option("--temperature", help="Votes weigh exp(similarity / temperature).")]
+Protocol = Annotated[str, typer.Option("--protocol", help="standard or lowdino-legacy.")]
+Where = Annotated[list[str] | None, typer.Option("--device", help="See `lowdino list devices`.")]
+Threads = Annotated[int | None, typer.Option("--threads")]
+Runs = Annotated[int | None, typer.Option("--runs", help="Timed calls per model.")]
+Version = Annotated[bool, typer.Option("--version", help="Print the version.")]
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file, such as recipes/quickstart.yaml.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL")]
+Models = Annotated[list[str], typer.Argument(metavar="MODEL...")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN")]
+What = Annotated[str, typer.Argument(metavar="students|teachers|methods|targets|schemes|datasets|devices")]
+
+_KEYS = {
+    "data": "data.source",
+    "workers": "data.workers",
+    "student": "student.id",
+    "image_size": "student.image_size",
+    "init": "student.weights",
+    "seed": "seed",
+    "device": "device",
+}
+_STAGE_KEYS = ("epochs", "batch_size", "precision", "method", "teacher")
+
+
+def flags(stage: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe keys that a command's flags stand for; `given` is the command's `locals()`."""
+    keys = {key: given[name] for name, key in _KEYS.items() if name in given}
+    keys |= {f"{stage}.{name}": given[name] for name in _STAGE_KEYS if name in given}
+    return {k: str(v) if isinstance(v, Path) else v for k, v in keys.items()}

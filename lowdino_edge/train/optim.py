@@ -1,0 +1,33 @@
+"""Optimisers, and one guarded update."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lowdino_edge.config import OptimConfig
+from lowdino_edge.methods.base import Method
+
+
+def make_optimizer(method: Method, cfg: OptimConfig) -> torch.optim.Optimizer:
+    """AdamW or SGD over `method.trainable()`. Rates are set before every step by `set_rates`."""
+    groups = method.trainable()
+    if cfg.name == "adamw":
+        return torch.optim.AdamW(groups, lr=cfg.lr, weight_decay=0.0, foreach=True)
+    return torch.optim.SGD(groups, lr=cfg.lr, momentum=cfg.momentum, weight_decay=0.0, foreach=True)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
+    """Weight decay goes to the groups flagged "decay" only."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+        group["weight_decay"] = weight_decay if group["decay"] else 0.0
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:
+    """Scales all gradients so that their global norm is at most `max_norm` (0: leaves them); returns the norm before."""
+    grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(grads, foreach=True)
+    if max_norm > 0:
+        torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return norm

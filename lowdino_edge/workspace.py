@@ -1,0 +1,204 @@
+"""The data and the device of one command, opened once and shared by the stages that need them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from lowdino_edge import console
+from lowdino_edge.config import KnnConfig, Recipe, dump_recipe
+from lowdino_edge.errors import UserError
+from lowdino_edge.run import Run, write_text
+from lowdino_edge.types import Embeddings, Encoder, Float, Preprocess
+
+if TYPE_CHECKING:
+    from lowdino_edge.data.datasets import ImageSet
+    from lowdino_edge.data.pixels import Pixels
+    from lowdino_edge.models.backbone import Student
+
+Split = Literal["train", "test"]
+
+
+class Workspace:
+    """Lazily opened image sets and decoded pixels of a recipe; nothing is decoded twice."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.device = pick_device(recipe.device)
+        self._images: dict[Split, ImageSet] = {}
+        self._pixels: dict[tuple[Split, Preprocess, int | None], Pixels] = {}
+
+    def images(self, split: Split) -> ImageSet:
+        from lowdino_edge.data.datasets import open_set
+
+        if split not in self._images:
+            cfg = self.recipe.data
+            limit = cfg.train_limit if split == "train" else cfg.test_limit
+            self._images[split] = open_set(cfg.source, split, seed=self.recipe.seed, limit=limit, download=cfg.download)
+        return self._images[split]
+
+    def pixels(self, split: Split, preprocess: Preprocess, limit: int | None = None) -> Pixels:
+        """The split as the network takes it, decoded once; `limit` takes a seeded sample."""
+        from lowdino_edge.data.pixels import load_pixels
+
+        images = self.images(split)
+        if limit is not None and limit >= len(images):
+            limit = None
+        key = (split, preprocess, limit)
+        if key not in self._pixels:
+            if limit is not None:
+                images = images.subset(seeded_sample(len(images), limit, self.recipe.seed))
+            self._pixels[key] = load_pixels(images, preprocess, workers=self.recipe.data.workers)
+        return self._pixels[key]
+
+    def train_pixels(self, preprocess: Preprocess) -> Pixels:
+        """Training images; those larger than the network are kept an eighth larger, for the random crops."""
+        images = self.images("train")
+        size = preprocess.image_size
+        if min(shorter_side(images, i) for i in range(min(8, len(images)))) > size:
+            preprocess = Preprocess(round(size * 8 / 7), 1.0, preprocess.interpolation)
+        return self.pixels("train", preprocess)
+
+    def bank(self, preprocess: Preprocess, limit: int | None = None) -> Pixels:
+        return self.pixels("train", preprocess, limit)
+
+    def queries(self, preprocess: Preprocess, limit: int | None = None) -> Pixels:
+        return self.pixels("test", preprocess, limit)
+
+    def sample(self, split: Split, preprocess: Preprocess, n: int) -> Float:
+        """n seeded images of a split as float32 RGB in [0, 1], (n, 3, S, S)."""
+        return self.pixels(split, preprocess, n).u8_NCHW[:n].astype(np.float32) / 255
+
+    def new_student(self, weights: Path | None = None) -> Student:
+        """The recipe's student: from `weights`, else from the recipe's own, else random by the recipe's seed."""
+        from lowdino_edge.models.backbone import build_student, load_student
+
+        cfg = self.recipe.student
+        source = weights or (Path(cfg.weights) if cfg.weights else None)
+        if source is None:
+            return build_student(cfg.id, cfg.image_size, seed=self.recipe.seed)
+        student = load_student(source, image_size=cfg.image_size)
+        if student.id != cfg.id:
+            raise UserError(
+                f"'{source}' holds a {student.id}, the recipe wants {cfg.id}",
+                f"use --student {student.id}, or other weights",
+            )
+        return student
+
+    def embed(self, encoder: Encoder, split: Split, limit: int | None = None) -> Embeddings:
+        from lowdino_edge.evals.embed import embed
+
+        return embed(encoder, self.pixels(split, encoder.preprocess, limit))
+
+    def knn(self, encoder: Encoder, cfg: KnnConfig) -> dict[str, Any]:
+        """`eval --task knn`: bank = training split, queries = test split."""
+        from lowdino_edge.evals.knn import evaluate
+
+        self.need_labels()
+        return evaluate(self.embed(encoder, "train"), self.embed(encoder, "test"), cfg, encoder.preprocess.image_size)
+
+    def knn_result(self, run: Run, name: str, encoder: Encoder) -> None:
+        """Writes the run's kNN results by every protocol of the recipe; nothing where there are no labels."""
+        if not self.labelled():
+            console.say("no labels: kNN not measured")
+            return
+        for cfg in self.recipe.eval.knn:
+            task = "knn" if cfg.protocol == "standard" else f"knn-{cfg.protocol}"
+            result = self.knn(encoder, cfg)
+            run.result(task, name, "host", {"model": name, **result})
+            protocol = ", ".join(f"{k} {v}" for k, v in result["protocol"].items())
+            console.say(
+                f"kNN of {name}: {100 * result['top1']:.2f}% ({protocol}; "
+                f"bank {result['n_bank']}, queries {result['n_query']})"
+            )
+
+    def monitor(self, preprocess: Preprocess, limit: int | None) -> Callable[[Student], dict[str, float]] | None:
+        """The kNN that is measured while training goes on, on a bank of at most `limit` images."""
+        if not self.labelled():
+            return None
+        cfg = KnnConfig()
+
+        def measure(student: Student) -> dict[str, float]:
+            from lowdino_edge.evals.embed import embed
+            from lowdino_edge.evals.knn import evaluate
+            from lowdino_edge.runtimes.eager import EagerEncoder
+
+            encoder = EagerEncoder(student, name="student", device=self.device)
+            bank = embed(encoder, self.bank(preprocess, limit))
+            query = embed(encoder, self.queries(preprocess, 2000))
+            return {"knn_top1": float(evaluate(bank, query, cfg, preprocess.image_size)["top1"])}
+
+        return measure
+
+    def labelled(self) -> bool:
+        return bool((self.images("train").labels >= 0).any() and (self.images("test").labels >= 0).any())
+
+    def need_labels(self) -> None:
+        if not self.labelled():
+            raise UserError(
+                f"'{self.recipe.data.source}' has no labels, kNN needs them",
+                "give a folder with train/ and val/, a folder a class",
+            )
+
+
+@contextmanager
+def open_run(recipe: Recipe, out: Path, *, resume: bool, overwrite: bool) -> Iterator[Run | None]:
+    """A run directory for one stage. Yields None when it is done already and only to be resumed.
+
+    A stage that fails before its first checkpoint leaves no directory behind, if it was this stage that made it.
+    """
+    fresh = not out.exists() or overwrite or not any(out.iterdir())
+    run = Run.create(out, resume=resume, overwrite=overwrite)
+    if resume and run.done.is_file():
+        console.say(f"'{out}' is done already")
+        yield None
+        return
+    text = dump_recipe(recipe)
+    if resume and run.recipe.is_file() and run.recipe.read_text(encoding="utf-8") != text:
+        raise UserError(
+            f"the settings differ from those '{out}' was started with: {_first_difference(run.recipe, text)}",
+            "resume with the same settings (its recipe.yaml), or use another --out",
+        )
+    try:
+        write_text(run.recipe, text)
+        yield run
+    except BaseException:
+        if fresh and not any(run.checkpoints.glob("*/meta.json")) and not run.student.is_file():
+            shutil.rmtree(out, ignore_errors=True)
+        raise
+
+
+def _first_difference(saved: Path, text: str) -> str:
+    old, new = saved.read_text(encoding="utf-8").splitlines(), text.splitlines()
+    pair = next(((a, b) for a, b in zip(old, new, strict=False) if a != b), ("", ""))
+    return f"'{pair[0].strip()}' then, '{pair[1].strip()}' now"
+
+
+def pick_device(name: str) -> str:
+    """`auto` takes CUDA, then MPS, then the CPU."""
+    import torch
+
+    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(d for d in ("cuda", "mps", "cpu") if has[d])
+    kind = name.split(":")[0]
+    if kind not in has:
+        raise UserError(f"unknown device '{name}'", "choose auto, cpu, cuda or mps")
+    if not has[kind]:
+        raise UserError(f"device '{name}' is not available here", "use --device auto")
+    return name
+
+
+def seeded_sample(n: int, k: int, seed: int) -> np.ndarray:
+    """k of n rows, the same on every machine, in ascending order."""
+    return np.sort(np.random.Generator(np.random.PCG64([seed, n])).permutation(n)[:k])
+
+
+def shorter_side(images: ImageSet, i: int) -> int:
+    image = images.read(i)
+    return min(image.shape[:2]) if isinstance(image, np.ndarray) else min(image.size)

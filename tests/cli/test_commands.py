@@ -1,0 +1,167 @@
+"""The commands end to end on a small folder of images, as a script would call them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lowdino_edge.models.students import STUDENTS
+
+
+def lowdino(*args: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lowdino_edge.cli", *map(str, args)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, check=False)
+
+
+def as_json(done: subprocess.CompletedProcess[str]) -> Any:
+    """The JSON document that --json leaves as the last line of stdout; there is nothing else on stdout."""
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 1, done.stdout
+    return json.loads(lines[0])
+
+
+@pytest.mark.parametrize("args", [("--help",), ("list", "students"), ("list", "schemes"), ("--version",)])
+def test_light_commands_import_no_torch_and_are_quick(args: tuple[str, ...]) -> None:
+    code = f"import sys\nfrom lowdino_edge.cli import main\ntry: main({list(args)!r})\nfinally: assert 'torch' not in sys.modules"
+    seconds = []
+    for _ in range(3):  # the best of three: the machine may be busy
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        seconds.append(time.perf_counter() - start)
+        assert done.returncode == 0, done.stderr
+    assert min(seconds) < 0.5
+
+
+@pytest.mark.parametrize("what", ["students", "teachers", "methods", "targets", "schemes", "datasets", "devices"])
+def test_list_gives_rows(what: str) -> None:
+    rows = as_json(lowdino("list", what, "--json"))[what]
+    assert rows and all(row["id"] for row in rows)
+
+
+def test_list_students_fields() -> None:
+    rows = as_json(lowdino("list", "students", "--json"))["students"]
+    assert len(rows) == len(STUDENTS) >= 11
+    for row in rows:
+        assert {"id", "params", "macs", "embed_dim", "image_size", "licence"} <= set(row)
+        assert 0 < row["params"] < 5_000_000
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student trained for a moment on synthetic images."""
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    limits = ("--set", "data.train_limit=256", "--set", "data.test_limit=64")
+    done = lowdino(
+        "train",
+        "--data",
+        "synthetic",
+        "--student",
+        "nano",
+        "--image-size",
+        "32",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "32",
+        *limits,
+        "--out",
+        out,
+        "--json",
+    )
+    summary = as_json(done)
+    assert summary["run"] == str(out)
+    assert 0 <= summary["knn"]["top1"] <= 1
+    assert {"k", "temperature", "metric", "image_size"} <= set(summary["knn"]["protocol"])
+    for name in ("recipe.yaml", "env.json", "metrics.jsonl", "student.safetensors", "student.json", "DONE"):
+        assert (out / name).is_file(), name
+    return out
+
+
+def test_resume_of_a_finished_run_changes_nothing(trained: Path) -> None:
+    before = (trained / "student.safetensors").read_bytes()
+    limits = ("--set", "data.train_limit=256", "--set", "data.test_limit=64")
+    done = lowdino(
+        "train",
+        "--data",
+        "synthetic",
+        "--student",
+        "nano",
+        "--image-size",
+        "32",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "32",
+        *limits,
+        "--out",
+        trained,
+        "--resume",
+        "--json",
+    )
+    assert as_json(done)["run"] == str(trained)
+    assert (trained / "student.safetensors").read_bytes() == before
+
+
+def test_embed_writes_the_documented_arrays(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "e.npz"
+    made = as_json(
+        lowdino("embed", trained, "--data", "synthetic", "--set", "data.test_limit=40", "--out", out, "--json")
+    )
+    assert made["n"] == 40
+    with np.load(out, allow_pickle=False) as z:
+        assert z["embeddings"].shape == (40, made["embed_dim"])
+        assert z["embeddings"].dtype == np.float32
+        assert z["labels"].dtype == np.int64
+        assert z["ids"].shape == (40,)
+        assert len(z["classes"]) >= 10
+
+
+def test_eval_of_a_run_and_of_a_student_id(trained: Path) -> None:
+    limits = ("--set", "data.train_limit=200", "--set", "data.test_limit=50")
+    result = as_json(lowdino("eval", trained, "--data", "synthetic", "--task", "knn", *limits, "--json"))
+    assert (result["task"], result["n_bank"], result["n_query"]) == ("knn", 200, 50)
+    done = lowdino("eval", "nano", "--data", "synthetic", "--imgsz", "32", *limits, "--json")
+    assert "RANDOM" in done.stderr
+    assert as_json(done)["n_query"] == 50
+
+
+def test_export_embed_and_benchmark(trained: Path, tmp_path: Path) -> None:
+    made = as_json(
+        lowdino("export", trained, "--format", "onnx", "--quantize", "int8", "--calibration", "synthetic", "--json")
+    )
+    card = made["artifacts"][0]
+    assert (card["target"], card["scheme"]) == ("onnx", "w8a8")
+    assert {"file", "sha256", "bytes", "input", "output", "preprocess", "parity", "delegation", "toolchain"} <= set(
+        card
+    )
+    limits = ("--set", "data.train_limit=200", "--set", "data.test_limit=50")
+    result = as_json(lowdino("benchmark", trained, "--data", "synthetic", "--runs", "5", *limits, "--json"))
+    rows = {r["artifact"]: r for r in result["results"]}
+    assert {"pytorch", "onnx-w8a8"} <= set(rows)
+    row = rows["onnx-w8a8"]
+    assert len(row["latency_ms"]["samples"]) == 5
+    assert abs(row["knn_top1"] - row["knn_top1_fp32"]) < 0.2
+    assert 0 < row["neighbour_agreement"] <= 1
+    report = as_json(lowdino("report", trained, "--json"))
+    assert "onnx" in Path(report["report"]).read_text(encoding="utf-8")
+
+    model = Path(card["path"]) / card["file"]
+    model.write_bytes(model.read_bytes()[:-1] + b"\x00")
+    done = lowdino("embed", card["path"], "--data", "synthetic", "--out", tmp_path / "e.npz")
+    assert done.returncode == 1
+    assert "sha256" in done.stderr
+    assert not (tmp_path / "e.npz").exists()
+
+
+def test_doctor_answers() -> None:
+    result = as_json(lowdino("doctor", "--json"))
+    assert result["ok"]
+    assert {"torch", "disk"} <= {c["name"] for c in result["checks"]}

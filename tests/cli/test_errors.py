@@ -1,0 +1,97 @@
+"""Bad input on the command line: one line what, one line how, exit 1, nothing half-written; wrong usage exits with 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def lowdino(*args: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Runs the real command in a process of its own."""
+    command = [sys.executable, "-m", "lowdino_edge.cli", *map(str, args)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+
+
+def picture(path: Path, seed: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(path)
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """Twelve labelled pictures in two classes."""
+    for split in ("train", "val"):
+        for i in range(6):
+            picture(tmp_path / "few" / split / "ab"[i % 2] / f"{i}.png", i)
+    return tmp_path / "few"
+
+
+TRAIN = ("train", "--student", "nano", "--epochs", "1", "--batch-size", "4")
+
+
+@pytest.mark.parametrize(
+    ("args", "what", "how"),
+    [
+        ((*TRAIN, "--data", "./absent"), "absent", "folder"),
+        ((*TRAIN, "--data", "./empty"), "no image", ""),
+        ((*TRAIN, "--data", "./single"), "1 image", ""),
+        ((*TRAIN, "--data", "./few", "--student", "nanno"), "unknown student 'nanno'", "nano"),
+        ((*TRAIN, "--data", "./few", "--set", "train.epoch=2"), "unknown key 'train.epoch'", "epochs"),
+        ((*TRAIN, "--data", "./few", "--image-size", "9", "--student", "mobilevit_s"), "9", ""),
+        ((*TRAIN, "--data", "./few", "--batch-size", "64"), "batch", "batch"),
+        ((*TRAIN, "--data", "./few", "--method", "dinoo"), "unknown method 'dinoo'", "dino"),
+        ((*TRAIN, "--data", "./few", "--device", "cudaa"), "unknown device", "cpu"),
+        ((*TRAIN, "--data", "./few", "--set", "train.views.global.count=1"), "view", ""),
+        (("run", "absent.yaml"), "no recipe at 'absent.yaml'", "YAML"),
+        (("eval", "./absent-run", "--data", "synthetic"), "no model at './absent-run'", "run"),
+        (("eval", "nan0", "--data", "synthetic"), "unknown model 'nan0'", "nano"),
+        (("eval", "nano", "--data", "./few", "--task", "kmn"), "unknown task 'kmn'", "knn"),
+        (("export", "nano", "--target", "corml"), "unknown target 'corml'", "coreml"),
+        (("export", "nano", "--target", "onnx", "--quantize", "w4"), "w4", "w8a8"),
+        (
+            ("distill", "--teacher", "dinov2_vits15", "--data", "./few", "--student", "nano"),
+            "dinov2_vits15",
+            "dinov2_vits14",
+        ),
+        (("benchmark", "nano", "--data", "./few", "--device", "hostt"), "unknown device 'hostt'", "host"),
+        (("list", "student"), "unknown table 'student'", "students"),
+    ],
+    ids=lambda v: " ".join(map(str, v))[:60] if isinstance(v, tuple) else "",
+)
+def test_one_line_what_one_line_how(args: tuple[str, ...], what: str, how: str, few: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    picture(tmp_path / "single" / "only.png")
+    out = tmp_path / "out"
+    takes_out = args[0] in ("train", "distill", "export", "run")
+    done = lowdino(*args, *(("--out", out) if takes_out else ()), "--quiet", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    lines = [line for line in done.stderr.strip().splitlines() if not line.startswith("warning:")]
+    assert len(lines) == 2, done.stderr
+    assert lines[0].startswith("error: ")
+    assert what in lines[0], lines
+    assert how in lines[1], lines
+    assert "Traceback" not in done.stderr
+    assert not out.exists(), sorted(out.rglob("*"))
+
+
+def test_existing_run_is_kept(few: Path, tmp_path: Path) -> None:
+    out = tmp_path / "kept"
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine")
+    for extra in ((), ("--overwrite",)):
+        done = lowdino(*TRAIN, "--data", few, "--out", out, *extra, "--quiet", cwd=tmp_path)
+        assert done.returncode == 1
+        assert "already exists" in done.stderr or "no lowdino run" in done.stderr
+    assert [p.name for p in out.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("args", [("trian",), ("train", "--batch-size", "many"), ("eval", "nano"), ("export",)])
+def test_wrong_usage_exits_with_2(args: tuple[str, ...], tmp_path: Path) -> None:
+    done = lowdino(*args, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr

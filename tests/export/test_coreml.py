@@ -1,0 +1,235 @@
+"""Core ML: what the saved package holds, and what it computes when it is read back from disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("coremltools")
+
+from lowdino_edge.errors import UserError
+from lowdino_edge.export import coreml
+from lowdino_edge.models.backbone import Student, build_student
+from lowdino_edge.models.students import STUDENTS
+from lowdino_edge.quant.calibration import calibration_from
+from lowdino_edge.runtimes import coreml as runtime
+from lowdino_edge.runtimes import mil
+from lowdino_edge.types import Calibration, Encoder, Float, Preprocess
+
+SCHEMES = ("none", "fp16", "w8", "w8a8")
+LEAST = {"none": 0.999999, "fp16": 0.99999, "w8": 0.999, "w8a8": 0.998}
+
+
+def meta(student: Any, scheme: str, card: dict[str, Any]) -> dict[str, Any]:
+    preprocess = student.preprocess.to_dict()
+    return {**card, "target": "coreml", "scheme": scheme, "preprocess": preprocess, "embed_dim": student.embed_dim}
+
+
+def load(student: Any, scheme: str, card: dict[str, Any], path: Path, *, half: bool = True) -> Encoder:
+    return runtime.interpreter(path, meta(student, scheme, card), half=half)
+
+
+def cosines(student: nn.Module, encoder: Encoder, x: Float) -> np.ndarray:
+    with torch.no_grad():
+        ref = student(torch.from_numpy(x)).numpy()
+    z = encoder(x)
+    return (ref * z).sum(1) / np.linalg.norm(ref, axis=1) / np.linalg.norm(z, axis=1)
+
+
+def size(path: Path) -> int:
+    return sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+
+
+def weight_bytes(path: Path) -> int:
+    return (path / "Data" / "com.apple.CoreML" / "weights" / "weight.bin").stat().st_size
+
+
+@pytest.fixture(scope="module")
+def made(nano: Student, calibration: Calibration, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """scheme -> (path, card) of the nano student."""
+    out = tmp_path_factory.mktemp("coreml")
+    files = {}
+    for scheme in SCHEMES:
+        path = out / f"{scheme}.mlpackage"
+        files[scheme] = (path, coreml.lower(nano, scheme, calibration, path))
+    return files
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_saved_package_agrees_with_pytorch(scheme: str, nano: Student, made: dict[str, Any], draw: Any) -> None:
+    path, card = made[scheme]
+    encoder = load(nano, scheme, card, path)
+    assert encoder(draw(5, seed=9)).dtype == np.float32
+    assert cosines(nano, encoder, draw(32, seed=9)).mean() > LEAST[scheme]
+
+
+def test_float32_is_exact_and_float16_is_not(nano: Student, made: dict[str, Any], draw: Any) -> None:
+    x = draw(8, seed=9)
+    with torch.no_grad():
+        ref = nano(torch.from_numpy(x)).numpy()
+    exact = load(nano, "none", made["none"][1], made["none"][0])(x)
+    np.testing.assert_allclose(exact, ref, rtol=1e-4, atol=1e-5)
+    assert np.abs(load(nano, "fp16", made["fp16"][1], made["fp16"][0])(x) - ref).max() > 1e-5
+
+
+def test_it_takes_an_rgb_image(nano: Student, made: dict[str, Any]) -> None:
+    import coremltools as ct
+
+    for path, card in made.values():
+        spec = ct.utils.load_spec(str(path))
+        (image,), (out,) = spec.description.input, spec.description.output
+        assert (image.name, out.name) == ("image", "embedding")
+        kind = image.type.imageType
+        assert (kind.width, kind.height) == (32, 32)
+        assert kind.colorSpace == kind.ColorSpace.Value("RGB")
+        assert list(out.type.multiArrayType.shape) == [1, nano.embed_dim]
+        assert out.type.multiArrayType.dataType == out.type.multiArrayType.ArrayDataType.Value("FLOAT32")
+        assert spec.specificationVersion == 8  # iOS 17
+        assert card["input"] == {
+            "name": "image", "shape": [1, 3, 32, 32], "dtype": "image-rgb8", "layout": "NCHW", "range": [0, 255]
+        }  # fmt: skip
+        assert card["delegation"]["coverage"] is None and "Linux" in card["delegation"]["note"]
+        assert card["toolchain"]["deployment_target"] == "iOS17" and card["note"]
+
+
+def test_pixels_are_scaled_inside_the_package(nano: Student, made: dict[str, Any]) -> None:
+    """The raw program wants 0..255 and its channels in the order red, green, blue."""
+    for scheme in ("none", "w8a8"):
+        red = torch.zeros(1, 3, 32, 32)
+        red[:, 0] = 255.0
+        z = mil.Program(made[scheme][0])({"image": red})["embedding"]
+        with torch.no_grad():
+            right, wrong = nano(red / 255), nano(red.flip(1) / 255)
+        assert torch.cosine_similarity(z, right).item() > 0.99
+        assert torch.dist(z, right) < 0.2 * torch.dist(z, wrong)
+
+
+def test_the_encoder_rounds_to_what_an_image_can_hold(nano: Student, made: dict[str, Any], draw: Any) -> None:
+    path, card = made["none"]
+    encoder, x = load(nano, "none", card, path), draw(2, seed=3)
+    np.testing.assert_array_equal(encoder(np.clip(x + 0.4 / 255, 0, 1)), encoder(x))
+    np.testing.assert_array_equal(encoder(x + 5), encoder(np.ones_like(x)))
+
+
+def test_a_w8a8_package_holds_int8_convolutions(made: dict[str, Any]) -> None:
+    import coremltools as ct
+
+    path, card = made["w8a8"]
+    total, left = coreml.float_convolutions(ct.utils.load_spec(str(path)))
+    assert (total, left) == (card["quantization"]["convolutions_int8"], [])
+    ops = mil.Program(path).ops
+    assert ops["constexpr_affine_dequantize"] == ops["conv"] == total >= 9
+    assert ops["quantize"] > 0 and ops["dequantize"] >= ops["quantize"]
+    for scheme in ("none", "fp16", "w8"):
+        assert len(coreml.float_convolutions(ct.utils.load_spec(str(made[scheme][0])))[1]) == total
+
+
+def test_sizes(made: dict[str, Any]) -> None:
+    whole = weight_bytes(made["none"][0])
+    assert 0.45 < weight_bytes(made["fp16"][0]) / whole < 0.55
+    for scheme in ("w8", "w8a8"):
+        assert weight_bytes(made[scheme][0]) / whole < 0.3
+        assert size(made[scheme][0]) / size(made["none"][0]) < 0.32
+
+
+def test_the_package_holds_nothing_its_manifest_does_not_list(made: dict[str, Any]) -> None:
+    assert sorted(p.name for p in made["none"][0].iterdir()) == ["Data", "Manifest.json"]
+
+
+def test_converting_is_silent_and_leaves_the_student_alone(nano: Student, tmp_path: Path, capfd: Any) -> None:
+    before = {k: v.clone() for k, v in nano.state_dict().items()}
+    coreml.lower(nano, "fp16", None, tmp_path / "x.mlpackage")
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("", "")
+    assert all(torch.equal(v, before[k]) for k, v in nano.state_dict().items())
+
+
+def test_w8a8_without_images(nano: Student, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="calibration"):
+        coreml.lower(nano, "w8a8", None, tmp_path / "x.mlpackage")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Odd(nn.Module):
+    """A student whose net is handed in."""
+
+    id = "odd"
+    preprocess = Preprocess(16)
+
+    def __init__(self, net: nn.Module, embed_dim: int) -> None:
+        super().__init__()
+        self.net, self.embed_dim = net, embed_dim
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x)
+
+
+def test_a_convolution_left_in_float_is_an_error(tmp_path: Path, draw: Any) -> None:
+    rows = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(2), nn.Conv1d(4, 5, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+    with pytest.raises(UserError, match="1 of 2 convolutions"):
+        coreml.lower(Odd(rows, 5), "w8a8", calibration_from(draw(4, 16), "noise"), tmp_path / "x.mlpackage")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_operator_that_does_not_convert_is_named(tmp_path: Path) -> None:
+    class Special(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.special.bessel_j0(x).mean((2, 3))
+
+    with pytest.raises(UserError, match="bessel_j0"):
+        coreml.lower(Odd(Special(), 3), "none", None, tmp_path / "x.mlpackage")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_package_without_image_input_is_refused(tmp_path: Path, nano: Student, made: dict[str, Any]) -> None:
+    import coremltools as ct
+
+    with mil.quiet():
+        program = torch.export.export(nano, (torch.rand(1, 3, 32, 32),)).run_decompositions({})
+        tensor = ct.TensorType(name="image", shape=(1, 3, 32, 32))
+        ct.convert(program, inputs=[tensor], skip_model_load=True).save(str(tmp_path / "x.mlpackage"))
+    with pytest.raises(UserError, match="RGB image"):
+        load(nano, "none", made["none"][1], tmp_path / "x.mlpackage")
+
+
+# ---------------------------------------------------------------- every student
+
+
+def seen(id: str, size: int, images: Any) -> Student:
+    """A student with random weights whose BatchNorm statistics come from images."""
+    student = build_student(id, size, seed=0).train()
+    with torch.no_grad(), torch.backends.mkldnn.flags(enabled=id != "fastvit_t8"):  # oneDNN aborts on its training
+        for step in range(4):
+            student(torch.from_numpy(images(8, size, 100 + step)))
+    return student.eval()
+
+
+def check(id: str, size: int, scheme: str, least: float, draw: Any, out: Path) -> dict[str, Any]:
+    student = seen(id, size, draw)
+    path = out / f"{id}.mlpackage"
+    card = coreml.lower(student, scheme, calibration_from(draw(32, size, 1), "noise"), path)
+    cosine = cosines(student, load(student, scheme, card, path), draw(16, size, 2))
+    assert cosine.mean() > least, cosine
+    return card
+
+
+def test_mobilenetv4_in_int8(draw: Any, tmp_path: Path) -> None:
+    card = check("mobilenetv4_conv_small", 64, "w8a8", 0.99, draw, tmp_path)
+    assert card["quantization"]["convolutions_int8"] >= 40
+
+
+@pytest.mark.parametrize("id", ["mobilenetv4_conv_small_050", "mobilevit_xs"])
+def test_a_cnn_and_a_hybrid_in_float(id: str, draw: Any, tmp_path: Path) -> None:
+    check(id, 64, "none", 0.99999, draw, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["none", "fp16"])
+@pytest.mark.parametrize("id", sorted(STUDENTS))
+def test_every_student_in_float(id: str, scheme: str, draw: Any, tmp_path: Path) -> None:
+    check(id, 32 if id == "nano" else 64, scheme, {"none": 0.9999, "fp16": 0.999}[scheme], draw, tmp_path)

@@ -1,0 +1,57 @@
+"""Who may import whom (architecture): lower layers never import higher ones, siblings never import siblings."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "lowdino_edge"
+
+# What each room may import of the package, besides itself and the ground floor.
+GROUND = {"errors", "types", "config", "console"}
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(), "types": set(), "config": set(), "console": set(),
+    "run": set(), "artifact": {"run"}, "losses": set(), "quant": set(),
+    "models": {"run"}, "data": {"run"}, "runtimes": {"artifact"},
+    "methods": {"losses", "models", "data"},
+    "distill": {"models", "data", "run"},
+    "export": {"quant"},
+    "evals": set(),
+    "train": {"methods.base", "run", "data.pixels", "models.backbone"},
+    "bench": {"runtimes", "evals", "run"},
+    "prove": {"artifact", "export", "runtimes", "evals", "run", "models"},
+    "report": {"run", "plots", "card"}, "plots": {"run"}, "card": {"run"},
+}  # fmt: skip
+TOP = {"api", "chain", "cli", "doctor", "options", "present", "resolve", "tables", "workspace"}
+
+
+def _imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("lowdino_edge"):
+            rest = node.module.split(".")[1:]
+            found |= {".".join(rest)} if rest else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {a.name.removeprefix("lowdino_edge.") for a in node.names if a.name.startswith("lowdino_edge.")}
+    return found - {"__version__"}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_imports_only_what_lies_below(path: Path) -> None:
+    room = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    if room in TOP or room == "__init__":
+        return
+    assert room in ALLOWED, f"{path.name} is in no layer: add a row above"
+    allowed = ALLOWED[room] | GROUND | {room}
+    bad = {i for i in _imports(path) if not any(i == a or i.startswith(a + ".") for a in allowed)}
+    assert not bad, f"{path.relative_to(PACKAGE)} imports {sorted(bad)}"
+
+
+@pytest.mark.parametrize("module", ["cli", "tables", "config", "artifact", "report", "card", "bench", "resolve"])
+def test_no_torch_on_import(module: str) -> None:
+    code = f"import sys, lowdino_edge.{module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
