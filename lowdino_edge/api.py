@@ -37,7 +37,7 @@ def train(
         if run is None:
             return _summary(Run(out))
         student = work.new_student()
-        method = build_method(cfg.method, student, cfg)
+        method = build_method(cfg.method, student, cfg, seed=recipe.seed)
         return _fit(run, "train", method, work.train_pixels(student.preprocess), cfg, recipe, work, resume)
 
 
@@ -348,7 +348,7 @@ def estimate(recipe: Recipe) -> dict[str, Any]:
     cfg = recipe.train or TrainConfig()
     work = Workspace(recipe)
     student = work.new_student()
-    method = build_method(cfg.method, student, cfg)
+    method = build_method(cfg.method, student, cfg, seed=recipe.seed)
     pixels = work.train_pixels(student.preprocess)
     rate = measure_speed(method, pixels, cfg, device=work.device, seed=recipe.seed)
     steps = round(cfg.epochs * (len(pixels) // cfg.batch_size))

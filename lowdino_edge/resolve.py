@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,7 +11,7 @@ from lowdino_edge import console
 from lowdino_edge.artifact import Artifact
 from lowdino_edge.errors import UserError, unknown
 from lowdino_edge.models.students import STUDENTS
-from lowdino_edge.models.teachers import TEACHERS
+from lowdino_edge.models.teachers import TEACHERS, canonical
 from lowdino_edge.types import Encoder
 
 if TYPE_CHECKING:
@@ -89,15 +90,13 @@ def resolve(spec: str) -> Model:
     if spec in STUDENTS:
         return Model("student", spec, spec)
     if "@" in spec or _is_teacher(spec):
-        return Model("teacher", spec, spec.split("@")[0].replace("/", "_").replace(":", "_"))
+        return Model("teacher", spec, re.sub(r"[^\w.-]", "_", canonical(spec)))
     if "/" in spec or path.suffix:
         raise UserError(f"no model at '{spec}'", "name a run directory, an artifact, a student id or a teacher id")
     raise unknown("model", spec, [*STUDENTS, *TEACHERS])
 
 
 def _is_teacher(spec: str) -> bool:
-    from lowdino_edge.models.teachers import canonical
-
     return canonical(spec) in TEACHERS or spec.startswith("timm:")
 
 

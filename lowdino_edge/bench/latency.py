@@ -115,13 +115,14 @@ def noise(samples: Sequence[float]) -> float:
 def rise(samples: Sequence[float], parts: int = 10) -> float:
     """Change over the run as a share of its median: the slope of the medians of `parts` stretches, times the run.
 
-    0.2 means that calls took a fifth longer at the end than at the start, as on a phone that throttles.
+    0.2 means that calls took a fifth longer at the end than at the start, as on a phone that throttles. The slope is
+    the median over all pairs of stretches (Theil and Sen), so that a burst of other work is no trend. Under 15 samples
+    nothing is claimed.
     """
-    parts = min(parts, len(samples) // 2)
-    if parts < 2:
+    parts = min(parts, len(samples) // _WINDOW)
+    if parts < 3:
         return 0.0
-    medians = np.array([np.median(part) for part in np.array_split(np.asarray(samples), parts)])
-    t = np.linspace(-0.5, 0.5, parts)
-    slope = float((t * (medians - medians.mean())).sum() / (t**2).sum())
+    medians = [float(np.median(part)) for part in np.array_split(np.asarray(samples), parts)]
+    slopes = [(medians[j] - medians[i]) / (j - i) for i in range(parts) for j in range(i + 1, parts)]
     middle = float(np.median(samples))
-    return slope / middle if middle > 0 else 0.0
+    return float(np.median(slopes)) * (parts - 1) / middle if middle > 0 else 0.0

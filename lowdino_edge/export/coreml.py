@@ -145,19 +145,22 @@ def float_convolutions(spec: Any) -> tuple[int, list[str]]:
         given = op.inputs[parameter].arguments if parameter in op.inputs else []
         return made_by.get(given[0].name) if given else None
 
+    def image_is_int8(made: Any) -> bool:
+        if made is None or made.type != "dequantize":  # or a constant image: EdgeNeXt's position code
+            return made is not None and _is_stored_int8(made)
+        quantized = source(made, "input")
+        return quantized is not None and quantized.type == "quantize"
+
     def from_int8(op: Any) -> bool:
-        image, weight = source(op, "x"), source(op, "weight")
-        if image is None or image.type != "dequantize" or weight is None:
-            return False
-        quantized = source(image, "input")
-        return quantized is not None and quantized.type == "quantize" and _is_int8_weight(weight)
+        weight = source(op, "weight")
+        return weight is not None and _is_stored_int8(weight) and image_is_int8(source(op, "x"))
 
     convs = [op for op in operations if op.type == "conv"]
     return len(convs), [op.outputs[0].name for op in convs if not from_int8(op)]
 
 
-def _is_int8_weight(op: Any) -> bool:
-    """Whether a weight is stored in 8 bits: `constexpr_affine_dequantize` keeps it in an attribute."""
+def _is_stored_int8(op: Any) -> bool:
+    """Whether an operator is a constant stored in 8 bits: `constexpr_affine_dequantize` keeps it in an attribute."""
     if op.type != "constexpr_affine_dequantize":
         return False
     stored = op.attributes["quantized_data"].type.tensorType

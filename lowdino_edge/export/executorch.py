@@ -47,7 +47,7 @@ def lower(student: Any, scheme: str, calibration: Calibration | None, path: Path
             edge = _to_xnnpack(torch.export.export(module, example))
             delegation = _delegation(edge.exported_program())
             convolutions, left_float = _convolutions(edge.exported_program())
-            path.write_bytes(edge.to_executorch().buffer)
+            content = edge.to_executorch().buffer
     except Exception as e:
         raise base.conversion_error("executorch", scheme, student, e, program) from e
     _check_delegation(student, delegation)
@@ -62,6 +62,7 @@ def lower(student: Any, scheme: str, calibration: Calibration | None, path: Path
         card["quantization"] = {
             "convolutions_int8": convolutions, "weight_bits": 8, "per_channel": True, "ranges": "min-max"
         }  # fmt: skip
+    path.write_bytes(content)
     return card
 
 
@@ -120,8 +121,11 @@ def _is_quantization(node: Any) -> bool:
 
 
 def _delegation(program: Any) -> dict[str, Any]:
-    """Share of operators and of multiply-adds that XNNPACK runs; what is left, with counts. Q/DQ pairs do not count."""
-    counts, macs, left = [0, 0], [0, 0], Counter[str]()
+    """Share of operators and of multiply-adds that XNNPACK runs, and what is left: the costly first, with counts.
+
+    The quantize and dequantize calls of a PT2E graph are no operators of the network and do not count.
+    """
+    counts, macs, left, cost = [0, 0], [0, 0], Counter[str](), Counter[str]()
     for node, delegated in _operators(program):
         if _is_quantization(node):
             continue
@@ -129,11 +133,12 @@ def _delegation(program: Any) -> dict[str, Any]:
         macs[delegated] += _macs(node)
         if not delegated:
             left[_name(node)] += 1
+            cost[_name(node)] += _macs(node)
     return {
         "coverage": round(counts[True] / max(1, sum(counts)), 4),
         "coverage_macs": round(macs[True] / max(1, sum(macs)), 4),
         "delegated": counts[True],
-        "left": [f"{name} x{n}" for name, n in left.most_common()],
+        "left": [f"{name} x{left[name]}" for name in sorted(left, key=lambda n: (-cost[n], -left[n], n))],
         "to": "xnnpack",
     }
 

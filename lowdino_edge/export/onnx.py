@@ -42,7 +42,6 @@ def lower(student: Any, scheme: str, calibration: Calibration | None, path: Path
                 assert calibration is not None
                 model = _int8(model, calibration, Path(tmp))
             onnx.checker.check_model(model, full_check=True)
-            path.write_bytes(model.SerializeToString())
     except Exception as e:
         raise base.conversion_error("onnx", scheme, student, e, program) from e
     card = {
@@ -57,6 +56,7 @@ def lower(student: Any, scheme: str, calibration: Calibration | None, path: Path
             raise base.not_int8("onnx", student, left, total)
         card["quantization"] = {"convolutions_int8": total, "weight_bits": 7, "per_channel": True, "ranges": "min-max"}
         card["note"] = "int8 weights span 7 bits, so that CPUs without VNNI do not saturate"
+    path.write_bytes(model.SerializeToString())
     return card
 
 

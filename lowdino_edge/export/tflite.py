@@ -42,7 +42,6 @@ def lower(student: Any, scheme: str, calibration: Calibration | None, path: Path
             model = _float_model(program, student.preprocess.image_size)
             if scheme != "none":
                 model = _quantized(model, scheme, calibration)
-            path.write_bytes(model)
             operators = operator_types(model)
     except Exception as e:
         raise base.conversion_error("tflite", scheme, student, e, program) from e
@@ -59,6 +58,7 @@ def lower(student: Any, scheme: str, calibration: Calibration | None, path: Path
         card["quantization"] = {
             "convolutions_int8": len(convs), "weight_bits": 8, "per_channel": True, "ranges": "min-max"
         }  # fmt: skip
+    path.write_bytes(model)
     return card
 
 

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from lowdino_edge import console
 from lowdino_edge.config import DistillConfig
-from lowdino_edge.data.views import Views
+from lowdino_edge.data.views import ViewPlan, Views
+from lowdino_edge.errors import UserError
 from lowdino_edge.losses.distill import centred_unit, kl_distillation, spherical_kmeans, temperature_for_entropy
-from lowdino_edge.methods.base import Batch, Method, spread
-from lowdino_edge.models.backbone import Student
+from lowdino_edge.methods.base import Batch, Method, check_view_size, embed_views, embedding_std
+from lowdino_edge.models.backbone import Student, seeded
 from lowdino_edge.types import Float, Int64, Progress
 
 SAMPLE_ROWS = 100_000  # of the cache, for the prototypes
@@ -48,10 +49,10 @@ class Distill(Method):
         cfg: temperatures, prototypes, views. A temperature of None is chosen from the teacher's own targets.
         cache: the teacher's embeddings.
         ids: sample ids of the training pixels, in their order; `Batch.index_B` points into them.
-        seed: of the prototypes' sample and start.
+        seed: of the prototypes and the projector.
 
     Raises:
-        UserError: an image without a target, a damaged shard.
+        UserError: an image without a target, a damaged shard, no views or views that the backbone cannot take.
     """
 
     mean_D: Tensor
@@ -63,6 +64,10 @@ class Distill(Method):
         self, student: Student, cfg: DistillConfig, *, cache: Targets, ids: Sequence[str], seed: int = 0
     ) -> None:
         super().__init__()
+        self.plan = Views(cfg.views, student.preprocess.image_size)
+        if self.plan.count < 1:
+            raise UserError("distill.views.count is 0, so the student sees nothing", "set it to 1 or more")
+        check_view_size(student, self.plan.size, "distill.views.size")
         self.student, self.cfg, self.cache = student, cfg, cache
         self.rows_N = cache.locate(ids)
         sample_ND = self._sample(seed)
@@ -75,18 +80,19 @@ class Distill(Method):
         self.register_buffer("teacher_temp", torch.tensor(teacher_temp))
         self.register_buffer("student_temp", torch.tensor(cfg.student_temp or teacher_temp))
         own_space = cfg.teacher == "train" and cfg.init == "train"
-        self.projector = _identity(self.mean_D) if own_space else _projector(student.embed_dim, cache.embed_dim)
+        with seeded(seed):
+            self.projector = _identity(self.mean_D) if own_space else _projector(student.embed_dim, cache.embed_dim)
         console.say(
             f"distill: {k} prototypes of {len(unit_ND)} targets ({cache.embed_dim} wide), "
             f"temperatures {self.teacher_temp:.4f} teacher, {self.student_temp:.4f} student, ln K = {math.log(k):.2f}"
         )
 
-    def views(self) -> Views:
-        return Views(self.cfg.views, self.student.preprocess.image_size)
+    def views(self) -> ViewPlan:
+        return self.plan
 
     def step(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Loss = T^2 KL(teacher || student), a mean over batch and views; logs kl, teacher_entropy, embedding_std."""
-        z_VBE = self.student(torch.cat(batch.views))
+        z_VBE = embed_views(self.student, batch.views)
         y_VBD = self.projector(z_VBE)
         with torch.autocast(
             y_VBD.device.type, enabled=False
@@ -96,7 +102,7 @@ class Distill(Method):
             l_teacher_BK = self._teacher_logits(batch.index_B)
         t = self.cfg.temperature
         kl, entropy = kl_distillation(l_student_VBK, l_teacher_BK.repeat(len(batch.views), 1), t)
-        return {"loss": t**2 * kl, "kl": kl.detach(), "teacher_entropy": entropy, "embedding_std": spread(z_VBE)}
+        return {"loss": t**2 * kl, "kl": kl.detach(), "teacher_entropy": entropy, "embedding_std": embedding_std(z_VBE)}
 
     def _teacher_logits(self, index_B: Tensor) -> Tensor:
         target_BD = torch.from_numpy(self.cache.take(self.rows_N[index_B.cpu().numpy()])).to(self.mean_D.device)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lowdino_edge.data.pixels import epoch_order
 from lowdino_edge.errors import UserError
@@ -14,7 +16,8 @@ from lowdino_edge.types import Int64
 
 if TYPE_CHECKING:
     from lowdino_edge.data.pixels import Pixels
-    from lowdino_edge.methods.base import ViewPlan
+
+Plan = Callable[[Tensor, torch.Generator], list[Tensor]]  # data.views.ViewPlan
 
 
 class Feed:
@@ -39,7 +42,7 @@ class Feed:
             self._epoch, self._order_N = epoch, epoch_order(self.n, self.seed, epoch)
         return self._order_N[i * self.batch_size : (i + 1) * self.batch_size]
 
-    def batch(self, step: int, plan: ViewPlan) -> Batch:
+    def batch(self, step: int, plan: Plan) -> Batch:
         """The views of this step. Seeds torch's global generator too: dropout then follows (seed, step) as well."""
         rows_B = self.rows(step)
         seed = int(np.random.SeedSequence([self.seed, step]).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -40,7 +40,9 @@ def test_declared_scheme_is_proven(target, scheme, nano, calibration, draw, tmp_
     artifact = Artifact.read(made.dir)
     card = artifact.card
     assert card["parity"]["cosine_mean"] >= THRESHOLDS[scheme] and card["parity"]["n"] == 24
-    assert card["input"]["range"] and card["delegation"]["coverage"] > 0.8 and card["toolchain"]["torch"]
+    coverage = card["delegation"]["coverage"]  # None: nothing on this machine can tell (Core ML off macOS)
+    assert coverage is None or coverage > 0.8
+    assert card["input"]["range"] and card["toolchain"]["torch"]
     assert (card["student"], card["embed_dim"], card["data"]) == ("nano", nano.embed_dim, "smooth noise")
     assert (card["calibration"] is not None) == (scheme == "w8a8")
     if scheme == "w8a8":

@@ -97,15 +97,14 @@ def test_it_takes_an_rgb_image(nano: Student, made: dict[str, Any]) -> None:
         assert card["toolchain"]["deployment_target"] == "iOS17" and card["note"]
 
 
-def test_pixels_are_scaled_inside_the_package(nano: Student, made: dict[str, Any]) -> None:
+def test_pixels_are_scaled_inside_the_package(nano: Student, made: dict[str, Any], draw: Any) -> None:
     """The raw program wants 0..255 and its channels in the order red, green, blue."""
+    x = torch.from_numpy(draw(1, seed=4))
+    x[:, 2] *= 0.5
+    with torch.no_grad():
+        right, wrong = nano(x), nano(x.flip(1))
     for scheme in ("none", "w8a8"):
-        red = torch.zeros(1, 3, 32, 32)
-        red[:, 0] = 255.0
-        z = mil.Program(made[scheme][0])({"image": red})["embedding"]
-        with torch.no_grad():
-            right, wrong = nano(red / 255), nano(red.flip(1) / 255)
-        assert torch.cosine_similarity(z, right).item() > 0.99
+        z = mil.Program(made[scheme][0])({"image": x * 255})["embedding"]
         assert torch.dist(z, right) < 0.2 * torch.dist(z, wrong)
 
 
@@ -123,7 +122,7 @@ def test_a_w8a8_package_holds_int8_convolutions(made: dict[str, Any]) -> None:
     total, left = coreml.float_convolutions(ct.utils.load_spec(str(path)))
     assert (total, left) == (card["quantization"]["convolutions_int8"], [])
     ops = mil.Program(path).ops
-    assert ops["constexpr_affine_dequantize"] == ops["conv"] == total >= 9
+    assert ops["constexpr_affine_dequantize"] == ops["conv"] == total >= 5
     assert ops["quantize"] > 0 and ops["dequantize"] >= ops["quantize"]
     for scheme in ("none", "fp16", "w8"):
         assert len(coreml.float_convolutions(ct.utils.load_spec(str(made[scheme][0])))[1]) == total

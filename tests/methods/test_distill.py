@@ -160,6 +160,11 @@ def test_it_is_a_function_of_the_seed(tmp_path: Path) -> None:
     assert not torch.equal(one.prototypes_KD, other.prototypes_KD)
 
 
+def test_views_that_cannot_work_are_user_errors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"distill\.views\.count"):
+        make(tmp_path, config(views={"count": 0}))
+
+
 def test_few_images_get_fewer_prototypes(tmp_path: Path) -> None:
     assert len(make(tmp_path, config(prototypes=1024)).prototypes_KD) == N // 8
 

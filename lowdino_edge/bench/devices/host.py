@@ -118,7 +118,7 @@ def _latencies(
     x_1CHW = query.u8_NCHW[:1].astype(np.float32) / np.float32(255)
     loaded = [latency.timed_load(e.load, cfg.threads) for e in entries]
     encoders = [encoder for encoder, _ in loaded]
-    calls = [lambda encoder=encoder: encoder(x_1CHW) for encoder in encoders]  # type: ignore[misc]
+    calls = [lambda encoder=encoder: encoder(x_1CHW) for encoder in encoders]
     runs = [min(cfg.runs, EMULATED_RUNS) if is_emulated(e) else cfg.runs for e in encoders]
     console.say(
         f"latency: {len(entries)} models in turns, {cfg.runs} calls each at batch 1, asked for {cfg.threads} thread(s)"
@@ -182,7 +182,7 @@ def _agreement(base: _Spaces, space: _Spaces) -> float:
 
 def is_emulated(encoder: Encoder) -> bool:
     """Whether a stand-in runs the file (Core ML away from macOS): right embeddings, meaningless time."""
-    return "interpreter" in str(getattr(encoder, "delegate", ""))
+    return getattr(encoder, "delegate", "") == "reference interpreter"
 
 
 def peak_rss_bytes() -> int | None:

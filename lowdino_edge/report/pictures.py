@@ -1,0 +1,110 @@
+"""Pictures in the report: test images beside their nearest training images, and the random views of training."""
+
+from __future__ import annotations
+
+import base64
+import io
+import zipfile
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lowdino_edge.report.page import missing, para, section
+from lowdino_edge.types import UInt8
+
+_SMALL = 112  # images up to this size are shown with sharp pixels
+_LIMIT = 2000  # pictures; more than a report can show are refused
+
+
+def neighbours(run_dir: Path) -> str:
+    """Rows of one query and its nearest images; green and a tick for the query's class, red and a cross for another."""
+    title = "Nearest neighbours"
+    path = run_dir / "results" / "neighbours.npz"
+    if not path.is_file():
+        return section(title, missing("Nearest neighbours"))
+    arrays = _read(path, ("query_u8", "bank_u8", "query_labels", "bank_labels", "classes"))
+    if arrays is None or not _fits(arrays):
+        return section(title, para("results/neighbours.npz cannot be read; it is left out.", "warn"))
+    k, size = arrays["bank_u8"].shape[1], arrays["query_u8"].shape[-1]
+    tiles, hits, known = [], 0, 0
+    for q in range(len(arrays["query_u8"])):
+        label = int(arrays["query_labels"][q])
+        tiles.append(_tile(arrays["query_u8"][q], _class(arrays, label), "ask"))
+        for j in range(k):
+            other = int(arrays["bank_labels"][q, j])
+            kind = "" if label < 0 or other < 0 else "hit" if other == label else "miss"
+            hits, known = hits + (kind == "hit"), known + (kind != "")
+            tiles.append(_tile(arrays["bank_u8"][q, j], _class(arrays, other), kind))
+    share = f" {hits} of {known} neighbours are of the query's class." if known else ""
+    text = f"First column: test images chosen by the seed. Beside each, its {k} nearest training images, nearest first.{share}"
+    return section(title, para(text), _grid(tiles, k + 1, size))
+
+
+def views(run_dir: Path) -> str:
+    """Images and their random views, from results/views.npz (`original_u8` (n,3,S,S), `views_u8` (n,v,3,S,S)); optional."""
+    path = run_dir / "results" / "views.npz"
+    arrays = _read(path, ("original_u8", "views_u8")) if path.is_file() else None
+    if arrays is None:
+        return ""
+    original, made = arrays["original_u8"], arrays["views_u8"]
+    if not _pictures(original, 4) or not _pictures(made, 5) or len(made) != len(original) or made.size == 0:
+        return ""
+    tiles = []
+    for i in range(len(original)):
+        tiles.append(_tile(original[i], "image", "ask"))
+        tiles += [_tile(made[i, j], f"view {j + 1}", "") for j in range(made.shape[1])]
+    text = "What training sees: images and random views of them."
+    return section("Views", para(text), _grid(tiles, made.shape[1] + 1, original.shape[-1]))
+
+
+def png(u8_CHW: UInt8) -> str:
+    """A data URI."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(u8_CHW.transpose(1, 2, 0))).save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _grid(tiles: list[str], columns: int, size: int) -> str:
+    sharp = " pixelated" if size <= _SMALL else ""
+    width = f"max-width:{columns * 104}px;grid-template-columns:repeat({columns},minmax(0,1fr))"
+    return f'<div class="pictures{sharp}" style="{width}">{"".join(tiles)}</div>'
+
+
+def _tile(u8_CHW: UInt8, name: str, kind: str) -> str:
+    mark = {"hit": "<i>✓</i> ", "miss": "<i>✗</i> "}.get(kind, "")
+    alt = {"hit": f"{name}, right", "miss": f"{name}, wrong", "ask": f"query: {name}"}.get(kind, name)
+    return (
+        f'<div class="tilepic {kind}"><img alt="{escape(alt)}" src="{png(u8_CHW)}">'
+        f'<span title="{escape(name)}">{mark}{escape(name)}</span></div>'
+    )
+
+
+def _class(arrays: dict[str, Any], label: int) -> str:
+    classes = arrays["classes"]
+    return str(classes[label]) if 0 <= label < len(classes) else "no label"
+
+
+def _read(path: Path, names: tuple[str, ...]) -> dict[str, Any] | None:
+    try:
+        with np.load(path, allow_pickle=False) as z:
+            return {n: z[n] for n in names}
+    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile):
+        return None
+
+
+def _pictures(u8: Any, ndim: int) -> bool:
+    return bool(
+        u8.dtype == np.uint8 and u8.ndim == ndim and u8.shape[-3] == 3 and u8.size and u8.size // u8[..., 0, 0].size
+    )
+
+
+def _fits(a: dict[str, Any]) -> bool:
+    """Whether the arrays are of one picture grid, of a size that a page can hold."""
+    q, b = a["query_u8"], a["bank_u8"]
+    if not _pictures(q, 4) or not _pictures(b, 5) or len(b) != len(q) or b.shape[0] * b.shape[1] > _LIMIT:
+        return False
+    return a["query_labels"].shape == (len(q),) and a["bank_labels"].shape == b.shape[:2] and a["classes"].ndim == 1
