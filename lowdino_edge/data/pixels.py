@@ -1,111 +1,182 @@
-"""Images decoded once: uint8 arrays in memory, or memory-mapped on disk where they would not fit.
+"""A whole image set decoded once to the network's size, as bytes; and the order in which training sees it.
 
-Suffixes: N images, S pixels.
+Suffixes: N images, B batch, C channels, H, W and S pixels.
 """
 
 from __future__ import annotations
 
+import math
+import shutil
 import tempfile
+import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from lowdino_edge import console
-from lowdino_edge.data.datasets import BrokenImage, ImageSet, report_broken
+from lowdino_edge.data.imageset import BrokenImage, ImageSet, printable
+from lowdino_edge.errors import UserError
 from lowdino_edge.types import Float, Int64, Preprocess, UInt8
 
-RAM_LIMIT = 1 << 30  # bytes; a larger set is memory-mapped in the temporary directory
-_CHUNK = 512
+RAM_LIMIT = 2**30  # bytes; larger sets are memory-mapped from a temporary file
+_SPAN = 64  # images a decoding task
+_TOLD = 10  # broken images that are named
+_ALLOWED = 0.01  # share of broken images
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
-@dataclass(frozen=True)
 class Pixels:
-    """A decoded image set; broken images are not in it."""
+    """Images as uint8 (N, 3, S, S) in the order of the set they came from; networks take them divided by 255.
 
-    u8_NCHW: UInt8
-    labels: Int64  # (N,), -1 where there is none
-    ids: Sequence[str]
-    classes: Sequence[str]
-    fingerprint: str
+    Attributes:
+        u8_NCHW: in memory, or mapped from a temporary file that is deleted with this object or at exit.
+        ids, labels, classes, fingerprint: as in `ImageSet`, without the images that were broken.
+        size: S, pixels.
+    """
+
+    def __init__(
+        self,
+        u8_NCHW: UInt8,
+        ids: list[str],
+        labels: Int64,
+        classes: list[str],
+        fingerprint: str,
+        folder: Path | None = None,
+    ) -> None:
+        self.u8_NCHW, self.ids, self.labels, self.classes, self.fingerprint = u8_NCHW, ids, labels, classes, fingerprint
+        self.size = int(u8_NCHW.shape[-1])
+        if folder is not None:
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
-    def size(self) -> int:
-        return int(self.u8_NCHW.shape[-1])
-
-    @property
     def nbytes(self) -> int:
-        return int(self.u8_NCHW.nbytes)
+        return self.u8_NCHW.nbytes
 
 
 def load_pixels(images: ImageSet, preprocess: Preprocess, *, workers: int = 2) -> Pixels:
-    """Decodes `images` on `workers` threads, resized and cropped as `preprocess` says.
+    """Decodes every image once, with `workers` threads.
+
+    Broken images are dropped with a warning that names them. Memory: N * 3 * S * S bytes, on disk above 1 GiB.
 
     Raises:
-        UserError: more than 1% of the images are broken, or fewer than two are left.
+        UserError: more than 1 % of the images are broken, fewer than two are left, or the disk cannot hold them.
     """
-    size = preprocess.image_size
-    out = _allocate((len(images), 3, size, size))
-    broken: dict[int, str] = {}
-
-    def decode(i: int) -> None:
-        try:
-            out[i] = prepare(images.read(i), preprocess)
-        except BrokenImage as e:
-            broken[i] = e.reason
-
-    with ThreadPoolExecutor(max(1, workers)) as pool, console.bar(f"decode {images.name}", len(images)) as bar:
-        for start in range(0, len(images), _CHUNK):
-            rows = range(start, min(start + _CHUNK, len(images)))
-            list(pool.map(decode, rows))
-            bar.advance(len(rows))
-    if not broken:
-        return Pixels(out, images.labels, images.ids, images.classes, images.fingerprint)
-    report_broken(images, broken)
-    keep = np.array([i for i in range(len(images)) if i not in broken])
-    return Pixels(out[keep], images.labels[keep], [images.ids[i] for i in keep], images.classes, images.fingerprint)
+    n, side = len(images), preprocess.image_size
+    folder, u8_NCHW = _room(n, side)
+    try:
+        broken = _fill(u8_NCHW, images, preprocess, max(1, workers))
+        _judge(broken, images)
+        kept = [i for i in range(n) if i not in broken]
+        if broken:  # close the gaps in place: a second copy might not fit
+            for to, i in enumerate(kept):
+                if to != i:
+                    u8_NCHW[to] = u8_NCHW[i]
+            u8_NCHW = u8_NCHW[: len(kept)]
+    except BaseException:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    ids, labels = [images.ids[i] for i in kept], images.labels[kept]
+    return Pixels(u8_NCHW, ids, labels, images.classes, images.fingerprint, folder)
 
 
-def prepare(image: Image.Image | UInt8, preprocess: Preprocess) -> UInt8:
-    """RGB image -> uint8 (3, S, S): Pillow's antialiased resize of the shorter side, centre crop.
+def _room(n: int, side: int) -> tuple[Path | None, UInt8]:
+    """An empty array, and the folder of the file behind it where it is too large for the memory."""
+    shape = (n, 3, side, side)
+    if math.prod(shape) <= RAM_LIMIT:
+        return None, np.empty(shape, np.uint8)
+    folder = Path(tempfile.mkdtemp(prefix="lowdino-pixels-"))
+    free = shutil.disk_usage(folder).free
+    if math.prod(shape) > free:
+        folder.rmdir()
+        raise UserError(
+            f"{n} images of {side} px need {math.prod(shape) / 1e9:.1f} GB, '{folder.parent}' has {free / 1e9:.1f} GB free",
+            "set TMPDIR to a larger disk, or take fewer images (data.train_limit)",
+        )
+    return folder, np.memmap(folder / "pixels.u8", np.uint8, "w+", shape=shape)
 
-    An image that has the size already is not resampled.
+
+def _fill(u8_NCHW: UInt8, images: ImageSet, preprocess: Preprocess, workers: int) -> dict[int, BrokenImage]:
+    """Decodes into the array; the images that could not be, by their index, in ascending order."""
+    n = len(images)
+
+    def span(start: int) -> tuple[int, dict[int, BrokenImage]]:
+        stop, bad = min(n, start + _SPAN), {}
+        for i in range(start, stop):
+            try:
+                u8_NCHW[i] = to_square(images.read(i), preprocess)
+            except BrokenImage as e:
+                bad[i] = e
+        return stop - start, bad
+
+    broken: dict[int, BrokenImage] = {}
+    pool = ThreadPoolExecutor(workers)
+    try:
+        with warnings.catch_warnings(), console.bar(f"reading {images.name}", n) as bar:
+            warnings.filterwarnings(
+                "ignore", module=r"PIL\b"
+            )  # odd metadata, large images: told as broken or of no matter
+            for done, bad in pool.map(span, range(0, n, _SPAN)):
+                broken |= bad
+                bar.advance(done)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return broken
+
+
+def _judge(broken: dict[int, BrokenImage], images: ImageSet) -> None:
+    n = len(images)
+    if len(broken) > _ALLOWED * n:
+        first = ", ".join(str(e) for e in list(broken.values())[:3])
+        raise UserError(
+            f"{len(broken)} of {n} images of '{images.name}' are broken, more than 1%: {first}{', ...' if len(broken) > 3 else ''}",
+            "remove or replace them",
+        )
+    for e in list(broken.values())[:_TOLD]:
+        console.warn(f"left out broken image {e}")
+    if len(broken) > _TOLD:
+        console.warn(f"left out {len(broken)} broken images of {n} in all")
+    if n - len(broken) < 2:
+        raise UserError(
+            f"'{printable(images.name)}' has {n - len(broken)} readable image{'s' * (n - len(broken) != 1)}",
+            "two are the least anything can be learnt from or compared with",
+        )
+
+
+def to_square(image: Image.Image | UInt8, preprocess: Preprocess) -> UInt8:
+    """One image (PIL RGB or uint8 (H, W, 3)) as the network takes it: uint8 (3, S, S).
+
+    The shorter side is resized to `preprocess.resize` (antialiased), then a square is cut from the centre; an image whose
+    shorter side has that length already is only cut. Pillow resamples no more than the square, so long strips cost nothing.
     """
-    size, resize = preprocess.image_size, preprocess.resize
-    pil = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    w, h = pil.size
-    if min(w, h) != resize:
-        scale = resize / min(w, h)
-        filter_ = Image.Resampling.BICUBIC if preprocess.interpolation == "bicubic" else Image.Resampling.BILINEAR
-        pil = pil.resize((max(resize, round(w * scale)), max(resize, round(h * scale))), filter_)
-    left, top = (pil.width - size) // 2, (pil.height - size) // 2
-    array = np.asarray(pil.crop((left, top, left + size, top + size)), dtype=np.uint8)
-    return np.ascontiguousarray(array.transpose(2, 0, 1))
+    pil = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    (w, h), side = pil.size, preprocess.image_size
+    scale = preprocess.resize / min(w, h)
+    # the longer side as torchvision's Resize rounds it, the place of the cut as its CenterCrop does
+    new_w, new_h = (preprocess.resize if x == min(w, h) else int(preprocess.resize * x / min(w, h)) for x in (w, h))
+    left, top = round((new_w - side) / 2), round((new_h - side) / 2)
+    if scale == 1:
+        pil = pil.crop((left, top, left + side, top + side))
+    else:
+        sx, sy = w / new_w, h / new_h
+        box = (left * sx, top * sy, min(w, (left + side) * sx), min(h, (top + side) * sy))
+        pil = pil.resize((side, side), _FILTERS[preprocess.interpolation], box)
+    return np.ascontiguousarray(np.asarray(pil).transpose(2, 0, 1))
 
 
 def batches(pixels: Pixels, batch_size: int) -> Iterator[Float]:
-    """float32 (B, 3, S, S) in [0, 1], in order."""
+    """All images in order as float32 RGB in [0, 1], (B, 3, S, S); the last batch may be smaller."""
     for start in range(0, len(pixels), batch_size):
-        yield pixels.u8_NCHW[start : start + batch_size].astype(np.float32) / 255
+        yield pixels.u8_NCHW[start : start + batch_size].astype(np.float32) / np.float32(255)
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> Int64:
-    """The order of the images in an epoch: a permutation of n that depends on (n, seed, epoch) alone."""
+    """The order of `n` images in an epoch, (n,) int64: a function of its arguments alone, so there is nothing to save."""
     return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(n).astype(np.int64)
-
-
-def _allocate(shape: tuple[int, ...]) -> UInt8:
-    if np.prod(shape, dtype=np.int64) <= RAM_LIMIT:
-        return np.empty(shape, np.uint8)
-    with tempfile.NamedTemporaryFile(prefix="lowdino-pixels-", delete=False) as f:
-        path = Path(f.name)
-    mapped = np.memmap(path, np.uint8, "w+", shape=shape)
-    weakref.finalize(mapped, path.unlink, missing_ok=True)
-    return mapped

@@ -128,7 +128,8 @@ class SyntheticImages:
 def _grid(size: int) -> tuple[Field, Field]:
     """Pixel centres in [0, 1]: x runs along a row, y down a column."""
     at = (np.arange(size) + 0.5) / size
-    return np.meshgrid(at, at)  # type: ignore[return-value]
+    x, y = np.meshgrid(at, at)
+    return x, y
 
 
 def _colour(rng: np.random.Generator, luma: float) -> NDArray[np.float64]:
@@ -163,9 +164,12 @@ def _background(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
     for _ in range(6):
         cx, cy, turn = *rng.uniform(0, 1, 2), rng.uniform(0, np.pi)
         length, width = rng.uniform(0.02, 0.16), rng.uniform(0.02, 0.06)
-        u, v = _turned(x - cx, y - cy, turn)
-        clutter = _edge(np.hypot(np.maximum(np.abs(u) - length, 0), v) - width, 1 / size)
-        canvas += clutter[..., None] * (_colour(rng, rng.uniform(0.15, 0.85)) - canvas)
+        colour = _colour(rng, rng.uniform(0.15, 0.85))
+        reach = length + width + 2 / size
+        near = tuple(slice(int(max(0, c - reach) * size), int((c + reach) * size) + 1) for c in (cy, cx))
+        u, v = _turned(x[near] - cx, y[near] - cy, turn)
+        cover = _edge(np.hypot(np.maximum(np.abs(u) - length, 0), v) - width, 1 / size)
+        canvas[near] += cover[..., None] * (colour - canvas[near])
     return canvas
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import zipfile
+import zlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -105,7 +106,7 @@ def load_npz(path: PathLike) -> Embeddings:
             )
     except FileNotFoundError:
         raise UserError(f"no file '{path}'", "write it with `lowdino embed`") from None
-    except (KeyError, ValueError, OSError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as e:
+    except (KeyError, ValueError, OSError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as e:
         raise UserError(f"'{path}' holds no embeddings: {e}", "write it again with `lowdino embed`") from None
     if result.embeddings.ndim != 2 or not len(result.embeddings) == len(result.labels) == len(result.ids):
         raise UserError(f"'{path}' holds arrays that do not fit together", "write it again with `lowdino embed`")

@@ -146,10 +146,10 @@ def float_convolutions(spec: Any) -> tuple[int, list[str]]:
         return made_by.get(given[0].name) if given else None
 
     def image_is_int8(made: Any) -> bool:
-        if made is None or made.type != "dequantize":  # or a constant image: EdgeNeXt's position code
-            return made is not None and _is_stored_int8(made)
-        quantized = source(made, "input")
-        return quantized is not None and quantized.type == "quantize"
+        if made is not None and made.type == "dequantize":
+            quantized = source(made, "input")
+            return quantized is not None and quantized.type == "quantize"
+        return made is not None and _is_stored_int8(made)  # a constant: EdgeNeXt's position code
 
     def from_int8(op: Any) -> bool:
         weight = source(op, "weight")

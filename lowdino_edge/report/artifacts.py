@@ -62,8 +62,10 @@ def pareto(facts: Facts) -> str:
         _int8(facts),
         *_throttled(rows),
     ]
-    shown = f'{_legend(bubbles)}<div class="wide">{chart}</div>' if chart else missing("kNN of the artifacts")
-    return section(title, shown, *(para(n) for n in notes if n))
+    said = "".join(para(n) for n in notes if n)
+    if not chart:
+        return section(title, missing("kNN of the artifacts"), said)
+    return section(title, f'<div class="split"><div>{chart}{_legend(bubbles)}</div><div>{said}</div></div>')
 
 
 def _bubble(row: Dict, on_front: bool) -> Bubble | None:
@@ -107,8 +109,8 @@ def _recommend(best: list[Dict]) -> str:
     lost = 100 * (most + key[1])
     cost = f"{lost:.2f} points under the most accurate" if lost > 0 else "the most accurate"
     return (
-        f"By these figures ship {row.get('artifact')}: {cost}, {key[0]:.2f} ms, {key[2] / 1e6:.2f} MB. Latency holds for this "
-        "machine; measure on the phone before deciding."
+        f"By these figures ship {row.get('artifact')}: {cost}, {key[0]:.2f} ms, {key[2] / 1e6:.2f} MB. "
+        "Latency holds for this machine; measure on the phone before deciding."
     )
 
 
@@ -131,13 +133,14 @@ def _int8(facts: Facts) -> str:
         )
     else:
         cpu = "This CPU lacks int8 dot products (VNNI on x86, dotprod on ARM)."
-    return f"int8 is not faster than float on this machine for {', '.join(slow)}. {cpu} Phones' NPUs and DSPs are another matter."
+    names = ", ".join(slow)
+    return f"int8 is not faster than float on this machine for {names}. {cpu} Phones' NPUs and DSPs are another matter."
 
 
 def _throttled(rows: list[Dict]) -> list[str]:
     return [
-        f"{r.get('artifact')} was {100 * (number(r, 'latency_ms', 'rise') or 0):.0f}% slower at the end of the run than at its "
-        "start: the machine throttled or was busy."
+        f"{r.get('artifact')} was {100 * (number(r, 'latency_ms', 'rise') or 0):.0f}% slower at the end of the run "
+        "than at its start: the machine throttled or was busy."
         for r in rows
         if at(r, "latency_ms", "throttled") is True
     ]
@@ -149,7 +152,7 @@ _HEAD = [
     "of float",
     "cosine mean, min",
     "neighbours kept",
-    "kNN",
+    "kNN, to float",
     "p50, p90 ms",
     "threads",
     "proven by",
@@ -166,7 +169,7 @@ def artifact_table(facts: Facts) -> str:
     body = [_row(facts, n, cards.get(n, {}), rows.get(n, {})) for n in names]
     notes = [
         "of float: bytes beside the same target's float file. neighbours kept: how often the nearest image is the one "
-        "PyTorch finds, among the images of the parity check; below it, nearest image of the bank for every test query. "
+        "PyTorch finds, among the images of the parity check; below it, nearest of the bank for every test query. "
         "Latency at batch 1, models taking turns; noise is the interquartile range over the median."
     ]
     if any(r.get("emulated") for r in rows.values()):
@@ -181,7 +184,7 @@ def _row(facts: Facts, name: str, card: Dict, row: Dict) -> list[str | tuple[str
     knn, base = number(row, "knn_top1"), number(row, "knn_top1_fp32")
     p50, p90, noise = (number(row, "latency_ms", k) for k in ("p50", "p90", "noise"))
     threads, load = number(row, "threads"), number(row, "load_ms")
-    drop = f"{100 * (knn - base):+.2f} points" if knn is not None and base is not None and card else ""
+    drop = f"{100 * (knn - base):+.2f}" if knn is not None and base is not None and card else ""
     star = "*" if row.get("emulated") else ""
     return [
         (name, str(row.get("delegate") or "")),
@@ -189,7 +192,7 @@ def _row(facts: Facts, name: str, card: Dict, row: Dict) -> list[str | tuple[str
         _share(size, _float_bytes(facts, card)),
         (_num(number(card, "parity", "cosine_mean"), 1, 5), _num(number(card, "parity", "cosine_min"), 1, 5)),
         (
-            _num(kept, 1, 3) + (f" of {n:g}" if n and kept is not None else ""),
+            _num(kept, 1, 3) + (f" ({n:g})" if n and kept is not None else ""),
             "" if not card else _num(bank_kept, 1, 3),
         ),
         (_DASH if knn is None else f"{100 * knn:.2f}%", drop),

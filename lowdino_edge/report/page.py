@@ -33,11 +33,12 @@ border:1px solid currentColor;margin-right:6px}
 .tile b{display:block;font-size:1.5rem;line-height:1.25;color:var(--accent);font-variant-numeric:tabular-nums}
 .tile b.none{color:var(--soft);font-size:1rem;line-height:1.95rem}
 .tile span{font-size:.84rem;color:var(--soft);display:block;line-height:1.35}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,320px),1fr));gap:16px}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:16px}
 figure{margin:0}
 figcaption{font-size:.9rem;font-weight:600;margin-bottom:4px}
 svg{display:block;width:100%;height:auto}
-.wide svg{max-width:820px}
+.split{display:grid;grid-template-columns:minmax(0,3fr) minmax(0,2fr);gap:22px;align-items:center}
+@media(max-width:820px){.split{grid-template-columns:minmax(0,1fr)}}
 svg text{fill:var(--soft);font:13px system-ui,sans-serif}
 svg .name{fill:var(--ink);font-size:12px}svg .bold{font-weight:700}
 svg .grid{stroke:var(--grid)}
@@ -59,8 +60,8 @@ table{border-collapse:collapse;width:100%;font-size:.9rem;font-variant-numeric:t
 th,td{text-align:right;padding:6px 8px;border-bottom:1px solid var(--edge);vertical-align:top}
 th{font-size:.8rem;color:var(--soft);font-weight:600;vertical-align:bottom}
 th:first-child,td:first-child,td.text,th.text{text-align:left}
-td:first-child{font-weight:600}
-td small{display:block;font-weight:400;line-height:1.3}
+td:first-child{font-weight:600}td:first-child>span{white-space:nowrap}
+td small{display:block;font-weight:400;line-height:1.3;white-space:nowrap}
 .pictures{display:grid;gap:5px;margin:12px 0}
 .tilepic{min-width:0;font-size:.74rem;line-height:1.25;color:var(--soft);text-align:center}
 .tilepic img{display:block;width:100%;border-radius:6px;border:3px solid transparent;background:var(--edge)}

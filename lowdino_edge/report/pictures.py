@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import zipfile
+import zlib
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -38,12 +39,12 @@ def neighbours(run_dir: Path) -> str:
             hits, known = hits + (kind == "hit"), known + (kind != "")
             tiles.append(_tile(arrays["bank_u8"][q, j], _class(arrays, other), kind))
     share = f" {hits} of {known} neighbours are of the query's class." if known else ""
-    text = f"First column: test images chosen by the seed. Beside each, its {k} nearest training images, nearest first.{share}"
-    return section(title, para(text), _grid(tiles, k + 1, size))
+    text = f"First column: test images chosen by the seed. Beside each, its {k} nearest training images, nearest first."
+    return section(title, para(text + share), _grid(tiles, k + 1, size))
 
 
 def views(run_dir: Path) -> str:
-    """Images and their random views, from results/views.npz (`original_u8` (n,3,S,S), `views_u8` (n,v,3,S,S)); optional."""
+    """Images and their random views, where results/views.npz is: `original_u8` (n,3,S,S), `views_u8` (n,v,3,S,S)."""
     path = run_dir / "results" / "views.npz"
     arrays = _read(path, ("original_u8", "views_u8")) if path.is_file() else None
     if arrays is None:
@@ -92,19 +93,19 @@ def _read(path: Path, names: tuple[str, ...]) -> dict[str, Any] | None:
     try:
         with np.load(path, allow_pickle=False) as z:
             return {n: z[n] for n in names}
-    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error):
         return None
 
 
 def _pictures(u8: Any, ndim: int) -> bool:
-    return bool(
-        u8.dtype == np.uint8 and u8.ndim == ndim and u8.shape[-3] == 3 and u8.size and u8.size // u8[..., 0, 0].size
-    )
+    return bool(u8.dtype == np.uint8 and u8.ndim == ndim and u8.shape[-3] == 3 and u8.size > 0)
 
 
 def _fits(a: dict[str, Any]) -> bool:
     """Whether the arrays are of one picture grid, of a size that a page can hold."""
     q, b = a["query_u8"], a["bank_u8"]
     if not _pictures(q, 4) or not _pictures(b, 5) or len(b) != len(q) or b.shape[0] * b.shape[1] > _LIMIT:
+        return False
+    if a["query_labels"].dtype.kind not in "iu" or a["bank_labels"].dtype.kind not in "iu":
         return False
     return a["query_labels"].shape == (len(q),) and a["bank_labels"].shape == b.shape[:2] and a["classes"].ndim == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from html import escape
 
 from lowdino_edge.card import Facts, Stage, at, distillation_verdict, number, percent, protocol_text
 from lowdino_edge.plots import Level, Series, line_chart
@@ -20,8 +21,6 @@ _FAST_S = 120
 
 
 def header(facts: Facts) -> str:
-    from html import escape
-
     s = facts.student
     params, size = number(s, "params"), number(s, "preprocess", "image_size")
     what = [
@@ -128,9 +127,9 @@ def _charts(facts: Facts, stage: Stage) -> list[str]:
             [Series("kNN", [e for e, _ in knn], [v for _, v in knn], 1, marks=True)],
             title="kNN top-1 during training", x_label="epoch", y_label="%", levels=levels if knn else [],
         ),
-        _chart("Teacher entropy: ln K is uniform, 0 is one prototype", "nats", stage, "teacher_entropy", 2, top, True),
+        _chart("Teacher entropy (ln K: uniform)", "nats", stage, "teacher_entropy", 2, top, True),
         _chart("KL from teacher to student", "nats", stage, "kl", 3, zero=True),
-        _chart("Spread of embeddings: near 0 is collapse", "standard deviation", stage, "embedding_std", 0, zero=True),
+        _chart("Spread of embeddings (0: collapse)", "standard deviation", stage, "embedding_std", 0, zero=True),
         _chart("Learning rate", "lr", stage, "lr", 4, zero=True),
     ]  # fmt: skip
 
@@ -164,12 +163,13 @@ def _collapse_note(facts: Facts, stage: Stage) -> str:
     if ceiling is None or not entropy or not kl:
         return ""
     h, distance = entropy[-1][1], kl[-1][1]
-    if distance < 0.01 * ceiling and not 0.02 * ceiling < h < 0.98 * ceiling:
+    if distance < 0.01 * ceiling and not (0.02 * ceiling < h < 0.98 * ceiling):
         return para(
             f"This looks like collapse: KL {distance:.3f}, teacher entropy {h:.2f} of ln K = {ceiling:.2f}.", "warn"
         )
     return para(
-        f"At the end: teacher entropy {h:.2f} of ln K = {ceiling:.2f}, KL {distance:.3f}; no sign of collapse.", "note"
+        f"At the end: teacher entropy {h:.2f} of ln K = {ceiling:.2f}, KL {distance:.3f}; no collapse by these two.",
+        "note",
     )
 
 

@@ -67,7 +67,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         out["loss"].backward()
         norm = clip_gradients(self.optimizer, self.cfg.optim.clip_grad)
-        values = {k: float(v) for k, v in out.items()}
+        values = {k: float(v.detach()) for k, v in out.items()}
         if not (math.isfinite(values["loss"]) and math.isfinite(float(norm))):
             what = "loss" if not math.isfinite(values["loss"]) else "gradient"
             raise UserError(

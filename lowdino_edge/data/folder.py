@@ -1,0 +1,169 @@
+"""Image folders. How a folder is read (hidden files and folders, and files without an image's extension, do not count):
+
+1. `train/` with `val/` (or `validation/`, `valid/`, `test/`: the first of them that is there) is a split data set.
+2. Otherwise the folder itself (or its lone `train/`) is the data set. If labelled, a fifth of every class, drawn with the seed,
+   is the test split; if not, both splits are all of its images.
+3. A data set or a split is labelled when it has two or more sub-folders with images, at any depth, and no image beside them: each
+   sub-folder is a class. Otherwise all images below it, at any depth, are unlabelled.
+
+Links to files and folders are followed, but no folder is entered twice on one way down. An id is the path relative to SRC.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from lowdino_edge.data.decode import EXTENSIONS, decode, is_image
+from lowdino_edge.data.imageset import ImageSet, digest, printable
+from lowdino_edge.errors import UserError
+from lowdino_edge.types import Int64
+
+Split = Literal["train", "test"]
+_TRAIN, _TEST = ("train",), ("val", "validation", "valid", "test")
+_HASH_WHOLE = 256 * 2**20  # bytes of a set up to which every one is hashed
+_HASH_PIECE = 4096
+_SPAN = 256  # files a task
+
+
+def open_folder(root: Path, split: Split, seed: int = 0) -> ImageSet:
+    """The images of one split of a folder, in the order of their ids.
+
+    Raises:
+        UserError: no such folder, or no image in it.
+    """
+    if not root.is_dir():
+        what = "is a file, not a folder" if root.exists() else "does not exist"
+        raise UserError(f"image folder '{root}' {what}", "give a folder of images, or see `lowdino list datasets`")
+    train, test = _named(root, _TRAIN), _named(root, _TEST)
+    if train and test:
+        folder = train if split == "train" else test
+        found = _classes(folder)
+        classes = sorted(found.keys() | _classes(test if split == "train" else train).keys())
+    else:
+        folder = train or root
+        found = _classes(folder)
+        classes = sorted(found)
+    ids, labels = _listing(root, folder, found, classes)
+    if found and not (train and test):
+        rows_N = _part(labels, split, seed)
+        ids, labels = [ids[i] for i in rows_N], labels[rows_N]
+    if not ids:
+        raise UserError(f"no images in '{folder}'", f"put images there: {', '.join(sorted(EXTENSIONS))}")
+    return ImageSet(
+        name=root.name or str(root),
+        ids=ids,
+        labels=labels,
+        classes=[printable(c) for c in classes],
+        fingerprint=fingerprint(root, ids),
+        read=lambda i: decode(root / ids[i], ids[i]),
+    )
+
+
+def _named(root: Path, names: Sequence[str]) -> Path | None:
+    """The sub-folder with the first of these names, in any case."""
+    found = {p.name.lower(): p for p in sorted(root.iterdir(), reverse=True) if p.is_dir()}
+    return next((found[n] for n in names if n in found), None)
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _images(folder: Path) -> list[str]:
+    """All images below a folder, as posix paths relative to it."""
+    found: list[str] = []
+    ways: list[tuple[str, frozenset[str]]] = [("", frozenset())]
+    while ways:
+        here, above = ways.pop()
+        real = os.path.realpath(folder / here)
+        if real in above:  # a link to a folder we came from
+            continue
+        for entry in _entries(folder / here):
+            if entry.is_dir():
+                ways.append((f"{here}{entry.name}/", above | {real}))
+            elif is_image(entry.name):
+                found.append(here + entry.name)
+    return found
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [e for e in entries if not _hidden(e.name)]
+    except OSError as e:
+        raise UserError(f"cannot read folder '{folder}': {e.strerror}", "check its permissions") from None
+
+
+def _classes(folder: Path) -> dict[str, list[str]]:
+    """The images of each class of a labelled folder, relative to it; empty for an unlabelled one."""
+    entries = _entries(folder)
+    if any(is_image(e.name) and not e.is_dir() for e in entries):
+        return {}
+    found = {e.name: [f"{e.name}/{i}" for i in _images(folder / e.name)] for e in entries if e.is_dir()}
+    found = {name: images for name, images in found.items() if images}
+    return found if len(found) > 1 else {}
+
+
+def _listing(root: Path, folder: Path, found: dict[str, list[str]], classes: Sequence[str]) -> tuple[list[str], Int64]:
+    """Ids in ascending order, and their labels."""
+    above = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
+    rows = [(above + name, classes.index(c)) for c, names in found.items() for name in names]
+    if not found:
+        rows = [(above + name, -1) for name in _images(folder)]
+    rows.sort()
+    return [name for name, _ in rows], np.array([label for _, label in rows], dtype=np.int64)
+
+
+def _part(labels: Int64, split: Split, seed: int) -> Int64:
+    """Rows of the seeded, stratified split: a fifth of every class (one at least, if it has two) is for testing."""
+    rng = np.random.Generator(np.random.PCG64([seed, 80]))
+    chosen = []
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        n = max(1, round(len(rows) / 5)) if len(rows) > 1 else 0
+        chosen.append(rows[:n] if split == "test" else rows[n:])
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def fingerprint(root: Path, ids: Sequence[str]) -> str:
+    """SHA-256 over every id, file size and content: all of it up to 256 MiB, beyond that 4 KiB from each file's middle.
+
+    Times of files do not count, so a copy of the folder has the same fingerprint.
+    """
+
+    sizes = [_size(os.path.join(root, name)) for name in ids]
+    whole = sum(sizes) <= _HASH_WHOLE
+
+    def contents(start: int) -> list[str]:
+        span = slice(start, start + _SPAN)
+        parts = []
+        for name, size in zip(ids[span], sizes[span], strict=True):
+            at, n = (0, -1) if whole else (max(0, (size - _HASH_PIECE) // 2), _HASH_PIECE)
+            parts += [name, str(size), _content(os.path.join(root, name), at, n)]
+        return parts
+
+    with ThreadPoolExecutor(4) as pool:
+        return digest(part for parts in pool.map(contents, range(0, len(ids), _SPAN)) for part in parts)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
+
+
+def _content(path: str, at: int, n: int) -> str:
+    try:
+        with open(path, "rb", buffering=0) as f:
+            f.seek(at)
+            return hashlib.sha256(f.read(n)).hexdigest()
+    except OSError:
+        return "unreadable"
