@@ -174,6 +174,21 @@ def distillation_verdict(facts: Facts) -> str:
     return f"Distillation did not add: {figures}{noise}{within}."
 
 
+def pending(facts: Facts) -> list[str]:
+    """What the recipe asks for and the files do not hold yet; the report is drawn before DONE, the last file of all."""
+    if facts.done is not None:
+        return []
+    names = {s.name for s in facts.stages}
+    wanted = (
+        [s for s in ("train", "distill") if facts.recipe.get(s) and s not in names] if facts.stages else ["training"]
+    )
+    missing = [s.name for s in facts.stages if not s.done] + wanted
+    targets, schemes = at(facts.recipe, "export", "targets"), at(facts.recipe, "export", "schemes")
+    if isinstance(targets, list) and isinstance(schemes, list) and len(facts.artifacts) < len(targets) * len(schemes):
+        missing.append(f"{len(targets) * len(schemes) - len(facts.artifacts)} artifacts")
+    return [*missing, "benchmark"] if facts.recipe.get("benchmark") and not facts.rows else missing
+
+
 def licences(facts: Facts) -> list[tuple[str, str]]:
     """What lies under a licence, and which: the student's architecture, the teacher's weights, the data."""
     found = [("student architecture", facts.student.get("licence"))]

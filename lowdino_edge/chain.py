@@ -96,8 +96,9 @@ def _copy(source: Path, target: Path) -> None:
 
 def _baselines(top: Run, work: Workspace, recipe: Recipe) -> None:
     """Raw pixels and the same backbone untrained: what the training is worth."""
+    from lowdino_edge.evals.baselines import PixelEncoder
     from lowdino_edge.models.backbone import build_student
-    from lowdino_edge.runtimes.eager import EagerEncoder, PixelEncoder
+    from lowdino_edge.runtimes.eager import EagerEncoder
 
     if (top.results / "knn__pixels__host.json").is_file() and (top.results / "knn__untrained__host.json").is_file():
         return

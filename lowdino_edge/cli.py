@@ -343,8 +343,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _guarded(call: Callable[[], Any]) -> int:
-    import click
-
     try:
         code = call()
         return code if isinstance(code, int) else 0
@@ -353,25 +351,23 @@ def _guarded(call: Callable[[], Any]) -> int:
             traceback.print_exc()
         print(f"error: {e.message}\n{e.hint}", file=sys.stderr)
         return 1
-    except click.exceptions.Exit as e:
+    except typer.Exit as e:
         return e.exit_code
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("interrupted; the same command with --resume continues", file=sys.stderr)
         return 130
-    except click.ClickException as e:
-        e.show()
-        return e.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as e:
+        if hasattr(e, "show") and hasattr(e, "exit_code"):  # wrong usage; typer does not export the base class
+            e.show()
+            return int(e.exit_code)
         if o.state["debug"]:
             raise
         what = f"{type(e).__name__}: {e}".splitlines()[0]
-        print(
-            f"error: {what}\na fault of lowdino, not yours: run it again with --debug and report what it prints",
-            file=sys.stderr,
-        )
+        hint = "a fault of lowdino, not yours: run it again with --debug and report what it prints"
+        print(f"error: {what}\n{hint}", file=sys.stderr)
         return 1
 
 

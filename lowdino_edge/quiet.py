@@ -41,8 +41,8 @@ def quiet() -> Iterator[list[str]]:
             e.add_note(_tail(sink))
             raise
         finally:
+            sys.stdout, sys.stderr = streams  # before closing: a progress bar's thread may be writing
             text.close()
-            sys.stdout, sys.stderr = streams
             for fd, old in zip((1, 2), kept, strict=True):
                 os.dup2(old, fd)
                 os.close(old)

@@ -279,6 +279,17 @@ def test_interrupted_run_gives_what_is_there(tmp_path: Path) -> None:
     assert "No distillation" in page.text and "Figures" in model_card(tmp_path / "run")
 
 
+def test_status_before_done_is_written(tmp_path: Path) -> None:
+    """A chain draws its report before DONE, the last file: it is complete when nothing of the recipe is missing."""
+    run = complete(tmp_path / "run")
+    (run / "DONE").unlink()
+    text = read(run)[1].text
+    assert "complete" in text and "not finished" not in text
+    (run / "artifacts" / "onnx-none" / "artifact.json").unlink()
+    (run / "distill" / "DONE").unlink()
+    assert "not finished, still to come: distill, 1 artifacts" in read(run)[1].text
+
+
 def test_empty_directory(tmp_path: Path) -> None:
     source, page = read(tmp_path)
     assert page.text.count("not measured") >= 8 and "<figure" not in source

@@ -1,12 +1,11 @@
 """`open_set(SRC, split)`: every source of images by one call, and the table `lowdino list datasets` prints. Torch-free.
 
-SRC is a name of `DATASETS` (`synthetic` takes options after a colon), or a folder. A bare word that is a data set's name means
-the data set even where a folder is called so too; write ./NAME for the folder. With a separator in it, it is a path.
+SRC is a name of `DATASETS` (`synthetic` takes options after a colon), or a folder. A bare word that is a data set's name
+means the data set even where a folder is called so too; write ./NAME for the folder. With a separator in it, it is a path.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,8 +59,9 @@ def _synthetic(w: Wanted) -> ImageSet:
 def _downloaded(w: Wanted) -> ImageSet:
     if w.options:
         raise UserError(f"'{w.id}' takes no options", f"write {w.id}")
-    download = importlib.import_module("lowdino_edge.data.download")  # torchvision, and with it torch
-    return download.open_download(w.id, w.split, root=w.root, download=w.download)
+    from lowdino_edge.data.named import open_named
+
+    return open_named(w.id, w.split, root=w.root, download=w.download)
 
 
 DATASETS: dict[str, DatasetSpec] = {

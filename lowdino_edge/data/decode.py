@@ -1,13 +1,12 @@
 """An image file as RGB, by one rule for every format.
 
-First frame; turned upright as its EXIF says; 16-bit samples divided by 257; transparency laid over white; CMYK, palette, grey,
-bilevel and the rest by Pillow's conversion to RGB (no colour profiles). Refused as broken: files of floating-point or 32-bit
-samples above 65,535 (their range is unknown) and images of more than `MAX_PIXELS` pixels, before their pixels are decoded.
+First frame; turned upright as its EXIF says; 16-bit samples divided by 257; transparency laid over white; CMYK, palette,
+grey, bilevel and the rest by Pillow's conversion to RGB (no colour profiles). Refused as broken: floating-point samples and
+32-bit ones above 65,535 (their range is unknown), and more than `MAX_PIXELS` pixels, before any of them is decoded.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,7 @@ _FORMATS = [*FORMATS, "MPO"]  # MPO: the JPEG with a second picture that some ca
 
 def is_image(name: str) -> bool:
     """By its extension, in any case."""
-    return os.path.splitext(name)[1].lower() in EXTENSIONS
+    return name[name.rfind(".") :].lower() in EXTENSIONS
 
 
 def decode(path: Path, name: str) -> Image.Image:

@@ -1,12 +1,12 @@
 """Image folders. How a folder is read (hidden files and folders, and files without an image's extension, do not count):
 
 1. `train/` with `val/` (or `validation/`, `valid/`, `test/`: the first of them that is there) is a split data set.
-2. Otherwise the folder itself (or its lone `train/`) is the data set. If labelled, a fifth of every class, drawn with the seed,
-   is the test split; if not, both splits are all of its images.
-3. A data set or a split is labelled when it has two or more sub-folders with images, at any depth, and no image beside them: each
-   sub-folder is a class. Otherwise all images below it, at any depth, are unlabelled.
+2. Otherwise the folder itself (or its lone `train/`) is the data set. If labelled, a fifth of every class, drawn with
+   the seed, is the test split; if not, both splits are all of its images.
+3. A data set or a split is labelled when it has two or more sub-folders with images, at any depth, and no image beside
+   them: each sub-folder is a class. Otherwise all images below it, at any depth, are unlabelled.
 
-Links to files and folders are followed, but no folder is entered twice on one way down. An id is the path relative to SRC.
+Links to files and folders are followed, but no folder is entered twice on one way down. An id is the path below SRC.
 """
 
 from __future__ import annotations
@@ -137,32 +137,32 @@ def fingerprint(root: Path, ids: Sequence[str]) -> str:
 
     Times of files do not count, so a copy of the folder has the same fingerprint.
     """
-
-    sizes = [_size(os.path.join(root, name)) for name in ids]
+    files = [root / name for name in ids]
+    sizes = [_size(file) for file in files]
     whole = sum(sizes) <= _HASH_WHOLE
 
     def contents(start: int) -> list[str]:
-        span = slice(start, start + _SPAN)
         parts = []
-        for name, size in zip(ids[span], sizes[span], strict=True):
+        span = slice(start, start + _SPAN)
+        for name, file, size in zip(ids[span], files[span], sizes[span], strict=True):
             at, n = (0, -1) if whole else (max(0, (size - _HASH_PIECE) // 2), _HASH_PIECE)
-            parts += [name, str(size), _content(os.path.join(root, name), at, n)]
+            parts += [name, str(size), _content(file, at, n)]
         return parts
 
     with ThreadPoolExecutor(4) as pool:
         return digest(part for parts in pool.map(contents, range(0, len(ids), _SPAN)) for part in parts)
 
 
-def _size(path: str) -> int:
+def _size(file: Path) -> int:
     try:
-        return os.stat(path).st_size
+        return file.stat().st_size
     except OSError:
         return -1
 
 
-def _content(path: str, at: int, n: int) -> str:
+def _content(file: Path, at: int, n: int) -> str:
     try:
-        with open(path, "rb", buffering=0) as f:
+        with file.open("rb", buffering=0) as f:
             f.seek(at)
             return hashlib.sha256(f.read(n)).hexdigest()
     except OSError:

@@ -1,115 +1,212 @@
-"""The sets that torchvision knows by name: fetched when that is allowed, else found where they were put by hand."""
+"""Sets that are downloaded: CIFAR-10, CIFAR-100, Imagenette and STL-10, as torchvision lays them out below one root.
+
+A set is looked for in three places: unpacked in the root; as its archive in the root, put there by hand; on the network.
+Archives are checked against torchvision's MD5 before anything reads them, and unpacked beside the root's other folders under
+a temporary name, so that neither a lost connection nor a kill leaves half a set behind.
+
+Training images of STL-10 are its 5,000 labelled and then its 100,000 unlabelled ones (label -1).
+"""
 
 from __future__ import annotations
 
+import hashlib
+import http.client
+import os
+import shutil
+import tarfile
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from lowdino_edge import console
+from lowdino_edge.data.decode import decode
+from lowdino_edge.data.folder import fingerprint
+from lowdino_edge.data.imageset import ImageSet, digest
 from lowdino_edge.errors import UserError
-
-if TYPE_CHECKING:
-    from lowdino_edge.data.datasets import ImageSet
+from lowdino_edge.run import atomic_path
 
 Split = Literal["train", "test"]
+_CHUNK = 2**20
+_TIMEOUT_S = 30
 
 
 @dataclass(frozen=True)
-class _Source:
-    """Where a set comes from. `open(root, split, download)` gives torchvision's data set."""
+class Archive:
+    """Where a set comes from, and the folder it unpacks to."""
 
-    file: str
     url: str
-    open: Callable[[Path, Split, bool], Any]
+    md5: str
+    folder: str
+    read: Callable[[Archive, str, Path, Split], ImageSet]
+
+    @property
+    def file(self) -> str:
+        return self.url.rsplit("/", 1)[1]
 
 
-def _cifar(kind: str) -> Callable[[Path, Split, bool], Any]:
-    def open_(root: Path, split: Split, download: bool) -> Any:
-        from torchvision import datasets
-
-        return getattr(datasets, kind)(root, train=split == "train", download=download)
-
-    return open_
+def data_root(root: Path | None = None) -> Path:
+    """`root`, else $LOWDINO_DATA, else ~/.cache/lowdino/data."""
+    return root or Path(os.environ.get("LOWDINO_DATA") or "~/.cache/lowdino/data").expanduser()
 
 
-def _imagenette(root: Path, split: Split, download: bool) -> Any:
+def open_named(name: str, split: Split, *, root: Path | None = None, download: bool = True) -> ImageSet:
+    """One split of a set of `ARCHIVES`, fetched if that is needed and allowed.
+
+    Raises:
+        UserError: neither there nor to be fetched, or damaged; the hint names the file, its address and its place.
+    """
+    archive, root = ARCHIVES[name], data_root(root)
+    if not (root / archive.folder).is_dir():
+        try:
+            _provide(name, archive, root, download)
+        except OSError as e:
+            raise UserError(
+                f"cannot keep {name} in '{root}': {e.strerror or e}", "set LOWDINO_DATA elsewhere"
+            ) from None
+    try:
+        return archive.read(archive, name, root, split)
+    except (RuntimeError, OSError, ValueError, KeyError) as e:
+        raise UserError(
+            f"{name} in '{root / archive.folder}' is damaged: {e}", f"delete that folder; {_by_hand(archive, root)}"
+        ) from None
+
+
+def _by_hand(archive: Archive, root: Path) -> str:
+    return f"fetch {archive.url} (on any machine) and put it at {root / archive.file}"
+
+
+def _provide(name: str, archive: Archive, root: Path, download: bool) -> None:
+    """Unpacks the set below `root`, from the archive that lies there or from a fresh one, which is not kept."""
+    here = root / archive.file
+    if here.is_file():
+        found = _md5(here)
+        if found != archive.md5:
+            raise UserError(f"'{here}' has MD5 {found}, not {archive.md5}", _by_hand(archive, root))
+        _unpack(here, archive, root)
+    elif not download:
+        raise UserError(f"{name} is not in '{root}' and downloads are off", _by_hand(archive, root))
+    else:
+        with atomic_path(root / f"{archive.file}.part") as tmp:  # never renamed: removed when all is done, or failed
+            _fetch(name, archive, root, tmp)
+            _unpack(tmp, archive, root)
+            tmp.replace(root / f"{archive.file}.part")
+        (root / f"{archive.file}.part").unlink()
+
+
+def _fetch(name: str, archive: Archive, root: Path, to: Path) -> None:
+    try:
+        with urllib.request.urlopen(archive.url, timeout=_TIMEOUT_S) as answer, to.open("wb") as f:
+            megabytes = int(answer.headers.get("Content-Length") or 0) // _CHUNK + 1
+            with console.bar(f"downloading {name} (MB)", megabytes) as bar:
+                while chunk := answer.read(_CHUNK):
+                    f.write(chunk)
+                    bar.advance()
+    except (OSError, http.client.HTTPException) as e:
+        reason = getattr(e, "reason", None) or getattr(e, "strerror", None) or e
+        raise UserError(f"cannot download {name}: {reason}", _by_hand(archive, root)) from None
+    if _md5(to) != archive.md5:
+        raise UserError(f"the download of {name} is damaged (wrong MD5)", f"try again, or {_by_hand(archive, root)}")
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _unpack(file: Path, archive: Archive, root: Path) -> None:
+    console.say(f"unpacking {archive.file} into {root}")
+    with atomic_path(root / f"{archive.folder}.unpacking") as tmp:
+        try:
+            with tarfile.open(file) as tar:
+                tar.extractall(tmp, filter="data")
+        except (tarfile.TarError, EOFError) as e:
+            raise UserError(f"'{file}' cannot be unpacked: {e}", _by_hand(archive, root)) from None
+        (tmp / archive.folder).replace(root / archive.folder)
+        shutil.rmtree(tmp)
+        tmp.mkdir()  # what atomic_path renames
+    (root / f"{archive.folder}.unpacking").rmdir()
+
+
+def _cifar(archive: Archive, name: str, root: Path, split: Split) -> ImageSet:
     from torchvision import datasets
 
-    there = (root / "imagenette2-160").is_dir()  # torchvision refuses to download over a folder that exists
-    return datasets.Imagenette(
-        root, split="train" if split == "train" else "val", size="160px", download=download and not there
+    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    data = kind(root, train=split == "train", download=False)  # checks the MD5 of every file
+    u8_NHWC = data.data
+    return _in_memory(archive, name, split, np.asarray(data.targets), data.classes, lambda i: u8_NHWC[i])
+
+
+def _stl10(archive: Archive, name: str, root: Path, split: Split) -> ImageSet:
+    """Mapped from the files: all of the training images are 2.9 GB."""
+    folder = root / archive.folder
+    parts = ["train", "unlabeled"] if split == "train" else ["test"]
+    maps = []
+    for part in parts:
+        u8 = np.memmap(folder / f"{part}_X.bin", np.uint8, "r")
+        maps.append(u8.reshape(-1, 3, 96, 96))  # columns before rows
+    labels = np.fromfile(folder / f"{parts[0]}_y.bin", np.uint8).astype(np.int64) - 1
+    if len(labels) != len(maps[0]):
+        raise ValueError(f"{len(labels)} labels for {len(maps[0])} images")
+    n = sum(map(len, maps))
+    labels = np.concatenate([labels, np.full(n - len(labels), -1)])
+    classes = (folder / "class_names.txt").read_text(encoding="ascii").split()
+
+    def read(i: int) -> Any:
+        u8 = maps[0][i] if i < len(maps[0]) else maps[1][i - len(maps[0])]
+        return np.ascontiguousarray(u8.transpose(2, 1, 0))
+
+    return _in_memory(archive, name, split, labels, classes, read)
+
+
+def _in_memory(
+    archive: Archive, name: str, split: Split, labels: Any, classes: list[str], read: Callable[[int], Any]
+) -> ImageSet:
+    return ImageSet(
+        name=name,
+        ids=[f"{name}/{split}/{i:06d}" for i in range(len(labels))],
+        labels=np.asarray(labels, dtype=np.int64),
+        classes=[str(c) for c in classes],
+        fingerprint=digest([name, archive.md5, split, str(len(labels))]),
+        read=read,
     )
 
 
-def _stl10(root: Path, split: Split, download: bool) -> Any:
+def _imagenette(archive: Archive, name: str, root: Path, split: Split) -> ImageSet:
     from torchvision import datasets
 
-    return datasets.STL10(root, split="train+unlabeled" if split == "train" else "test", download=download)
+    data = datasets.Imagenette(root, split="train" if split == "train" else "val", size="160px", download=False)
+    folder = root / archive.folder
+    ids = [Path(file).relative_to(folder).as_posix() for file, _ in data._samples]
+    return ImageSet(
+        name=name,
+        ids=ids,
+        labels=np.array([label for _, label in data._samples], dtype=np.int64),
+        classes=[names[0] for names in data.classes],
+        fingerprint=fingerprint(folder, ids),
+        read=lambda i: decode(folder / ids[i], ids[i]),
+    )
 
 
-_SOURCES: dict[str, _Source] = {
-    "cifar10": _Source(
-        "cifar-10-python.tar.gz", "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", _cifar("CIFAR10")
+# Addresses and checksums are torchvision's (a test compares them).
+ARCHIVES: dict[str, Archive] = {
+    "cifar10": Archive(
+        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a",
+        "cifar-10-batches-py", _cifar,
     ),
-    "cifar100": _Source(
-        "cifar-100-python.tar.gz", "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", _cifar("CIFAR100")
+    "cifar100": Archive(
+        "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85",
+        "cifar-100-python", _cifar,
     ),
-    "imagenette": _Source(
-        "imagenette2-160.tgz", "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-160.tgz", _imagenette
+    "imagenette": Archive(
+        "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-160.tgz", "e793b78cc4c9e9a4ccc0c1155377a412",
+        "imagenette2-160", _imagenette,
     ),
-    "stl10": _Source("stl10_binary.tar.gz", "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz", _stl10),
-}
-
-
-def load(name: str, split: Split, root: Path, download: bool) -> ImageSet:
-    """One split of a named set kept below `root`.
-
-    Raises:
-        UserError: not there and not to be fetched (no network, or download is off): names the file and where it goes.
-    """
-    from lowdino_edge.data.datasets import ImageSet
-
-    source = _SOURCES[name]
-    try:
-        data = _open(source, root, split, download)
-    except (OSError, RuntimeError) as e:  # URLError and a failed checksum among them
-        (root / source.file).unlink(missing_ok=True)  # what is there now is no whole archive
-        reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
-        raise UserError(
-            f"the data set '{name}' is not in '{root}' and could not be fetched: {reason}",
-            f"fetch {source.url} on another machine, put {source.file} into {root} and unpack it there; or set LOWDINO_DATA",
-        ) from None
-    labels, classes = _labels(data)
-    ids = [f"{name}/{split}/{i}" for i in range(len(data))]
-    return ImageSet(name, ids, labels, classes, f"torchvision-{name}-{split}-{len(data)}", _reader(data))
-
-
-def _open(source: _Source, root: Path, split: Split, download: bool) -> Any:
-    try:
-        return source.open(root, split, False)
-    except (OSError, RuntimeError):
-        if not download:
-            raise
-    root.mkdir(parents=True, exist_ok=True)
-    return source.open(root, split, True)
-
-
-def _labels(data: Any) -> tuple[np.ndarray, list[str]]:
-    if hasattr(data, "_samples"):  # Imagenette keeps files and labels
-        labels = [label for _, label in data._samples]
-        return np.asarray(labels, np.int64), [c[0] if isinstance(c, tuple) else str(c) for c in data.classes]
-    labels = data.targets if hasattr(data, "targets") else data.labels
-    return np.asarray(labels, np.int64), [str(c) for c in data.classes]
-
-
-def _reader(data: Any) -> Callable[[int], Any]:
-    if hasattr(data, "_samples"):
-        from lowdino_edge.data.datasets import decode
-
-        return lambda i: decode(Path(data._samples[i][0]), str(data._samples[i][0]))
-    if data.data.shape[1] == 3:  # STL-10 keeps channels first
-        return lambda i: np.ascontiguousarray(data.data[i].transpose(1, 2, 0))
-    return lambda i: data.data[i]
+    "stl10": Archive(
+        "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz", "91f7769df0f17e558f3565bffb0c7dfb",
+        "stl10_binary", _stl10,
+    ),
+}  # fmt: skip

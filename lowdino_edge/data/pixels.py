@@ -34,7 +34,7 @@ class Pixels:
 
     Attributes:
         u8_NCHW: in memory, or mapped from a temporary file that is deleted with this object or at exit.
-        ids, labels, classes, fingerprint: as in `ImageSet`, without the images that were broken.
+        ids, labels, classes, fingerprint: as in `ImageSet`; ids and labels without the broken ones.
         size: S, pixels.
     """
 
@@ -97,7 +97,8 @@ def _room(n: int, side: int) -> tuple[Path | None, UInt8]:
     if math.prod(shape) > free:
         folder.rmdir()
         raise UserError(
-            f"{n} images of {side} px need {math.prod(shape) / 1e9:.1f} GB, '{folder.parent}' has {free / 1e9:.1f} GB free",
+            f"{n} images of {side} px need {math.prod(shape) / 1e9:.1f} GB, "
+            f"'{folder.parent}' has {free / 1e9:.1f} GB free",
             "set TMPDIR to a larger disk, or take fewer images (data.train_limit)",
         )
     return folder, np.memmap(folder / "pixels.u8", np.uint8, "w+", shape=shape)
@@ -120,9 +121,7 @@ def _fill(u8_NCHW: UInt8, images: ImageSet, preprocess: Preprocess, workers: int
     pool = ThreadPoolExecutor(workers)
     try:
         with warnings.catch_warnings(), console.bar(f"reading {images.name}", n) as bar:
-            warnings.filterwarnings(
-                "ignore", module=r"PIL\b"
-            )  # odd metadata, large images: told as broken or of no matter
+            warnings.filterwarnings("ignore", module=r"PIL\b")  # about odd metadata, and sizes that are refused anyway
             for done, bad in pool.map(span, range(0, n, _SPAN)):
                 broken |= bad
                 bar.advance(done)
@@ -134,9 +133,9 @@ def _fill(u8_NCHW: UInt8, images: ImageSet, preprocess: Preprocess, workers: int
 def _judge(broken: dict[int, BrokenImage], images: ImageSet) -> None:
     n = len(images)
     if len(broken) > _ALLOWED * n:
-        first = ", ".join(str(e) for e in list(broken.values())[:3])
+        first = ", ".join(str(e) for e in list(broken.values())[:3]) + (", ..." if len(broken) > 3 else "")
         raise UserError(
-            f"{len(broken)} of {n} images of '{images.name}' are broken, more than 1%: {first}{', ...' if len(broken) > 3 else ''}",
+            f"{len(broken)} of {n} images of '{images.name}' are broken, more than 1%: {first}",
             "remove or replace them",
         )
     for e in list(broken.values())[:_TOLD]:
@@ -154,7 +153,7 @@ def to_square(image: Image.Image | UInt8, preprocess: Preprocess) -> UInt8:
     """One image (PIL RGB or uint8 (H, W, 3)) as the network takes it: uint8 (3, S, S).
 
     The shorter side is resized to `preprocess.resize` (antialiased), then a square is cut from the centre; an image whose
-    shorter side has that length already is only cut. Pillow resamples no more than the square, so long strips cost nothing.
+    shorter side has that length is only cut. Pillow resamples no more than the square, so a long strip costs nothing.
     """
     pil = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     (w, h), side = pil.size, preprocess.image_size
@@ -178,5 +177,5 @@ def batches(pixels: Pixels, batch_size: int) -> Iterator[Float]:
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> Int64:
-    """The order of `n` images in an epoch, (n,) int64: a function of its arguments alone, so there is nothing to save."""
+    """The order of `n` images in an epoch, (n,) int64. A function of its arguments: there is nothing to save."""
     return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(n).astype(np.int64)

@@ -1,10 +1,10 @@
 """Images the package draws itself: a textured object on a cluttered background, with its mask.
 
-A class is a silhouette and a surface together ("striped disc"). Every silhouette and every surface occurs in two classes, so
-neither decides alone; colours, background, place, size, turn and light are drawn anew for every image and say nothing.
+A class is a silhouette and a surface together ("striped disc"). Every silhouette and every surface occurs in two classes,
+so neither decides alone; colours, background, place, size, turn and light are drawn anew for each image and say nothing.
 
-An image is a function of (seed, split, index) and of the size in pixels alone: numpy's PCG64 streams are the same everywhere,
-and all arithmetic is float64, so that the last bit of a machine's sine cannot move a rounded pixel.
+An image is a function of (seed, split, index) and of its size in pixels alone: numpy's PCG64 streams are the same on every
+machine, and all arithmetic is float64, so that the last bit of a machine's sine does not move a rounded pixel.
 
 Shapes: H, W pixels; x, y coordinates of pixel centres, (H, W); distances in units of the object's radius.
 """
@@ -208,7 +208,9 @@ def _object(
 
 
 def parse_options(text: str) -> tuple[int, int, int]:
-    """`synthetic`'s options as (train images, test images, pixels): "", "64" (pixels) or "2000x64" (a quarter more for test).
+    """`synthetic`'s options as (train images, test images, pixels): "", "64" (pixels) or "2000x64" (train images, pixels).
+
+    The test split has a quarter as many images as the training split.
 
     Raises:
         UserError: anything else, or sizes nothing can be learnt from.

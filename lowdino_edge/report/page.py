@@ -25,7 +25,7 @@ p{margin:6px 0 10px;max-width:75ch}
 .missing{font-style:italic}
 .say{font-size:1.05rem}
 .warn{background:var(--warn);color:var(--warn-ink);border-radius:8px;padding:8px 12px}
-.chip{display:inline-block;border-radius:99px;padding:1px 10px;font-size:.82rem;font-weight:600;
+.chip{display:inline-block;border-radius:14px;padding:1px 10px;font-size:.82rem;font-weight:600;
 border:1px solid currentColor;margin-right:6px}
 .chip.ok{color:var(--good)}.chip.no{color:var(--bad)}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(148px,1fr));gap:12px;margin:16px 0}
@@ -74,7 +74,8 @@ dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 18px;margin:8px 0;
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 details{margin:8px 0}summary{cursor:pointer;color:var(--accent)}
 pre{overflow-x:auto;background:var(--bg);border-radius:8px;padding:12px;font-size:.82rem;line-height:1.45}
-@media(max-width:640px){main{padding:18px 12px 40px}section{padding:14px 12px}
+@media(max-width:640px){svg text{font-size:15px}svg .name{font-size:13px}
+main{padding:18px 12px 40px}section{padding:14px 12px}
 .tiles{grid-template-columns:1fr 1fr;gap:8px}dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:6px}
 .cards thead{display:none}.cards,.cards tbody,.cards tr,.cards td{display:block}
 .cards tr{border:1px solid var(--edge);border-radius:8px;margin:8px 0;padding:6px 10px}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from lowdino_edge.card import Facts, Stage, at, distillation_verdict, number, percent, protocol_text
+from lowdino_edge.card import Facts, Stage, at, distillation_verdict, number, pending, percent, protocol_text
 from lowdino_edge.plots import Level, Series, line_chart
 from lowdino_edge.report.page import missing, para, section, table, tile
 
@@ -29,10 +29,12 @@ def header(facts: Facts) -> str:
         f"{size:g} px" if size else None,
         f"data {at(facts.recipe, 'data', 'source')}" if at(facts.recipe, "data", "source") else None,
     ]
+    left = pending(facts)
+    done = f"done {facts.done}" if facts.done is not None else "complete"
     chip = (
-        f'<span class="chip ok">done {escape(facts.done)}</span>'
-        if facts.done is not None
-        else '<span class="chip no">not finished: this is what there is so far</span>'
+        f'<span class="chip no">not finished, still to come: {escape(", ".join(left))}</span>'
+        if left
+        else f'<span class="chip ok">{escape(done)}</span>'
     )
     text = " · ".join(w for w in what if w)
     warning = "".join(para(f"{p}; it is left out.", "warn") for p in facts.problems)

@@ -82,10 +82,10 @@ def test_a_w8a8_file_with_float_convolutions_is_refused(calibration, tmp_path: P
     from lowdino_edge.export import onnx
 
     monkeypatch.setattr(onnx, "_int8", lambda model, *_: model)  # a quantizer that skips everything in silence
+    small = replace(calibration, images_NCHW=calibration.images_NCHW[:, :, :16, :16])
     with pytest.raises(UserError, match="left 1 of 1 convolutions of 'micro' in float"):
-        onnx.lower(
-            Micro(), "w8a8", replace(calibration, images_NCHW=calibration.images_NCHW[:, :, :16, :16]), tmp_path / "m"
-        )
+        onnx.lower(Micro(), "w8a8", small, tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_onnx_half_keeps_what_overflows(tmp_path: Path) -> None:
