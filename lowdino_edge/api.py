@@ -16,7 +16,7 @@ from lowdino_edge.errors import UserError, unknown
 from lowdino_edge.resolve import Model, describe, resolve
 from lowdino_edge.run import Run
 from lowdino_edge.types import Calibration, Encoder
-from lowdino_edge.workspace import Workspace, open_run
+from lowdino_edge.workspace import Split, Workspace, open_run
 
 if TYPE_CHECKING:
     from lowdino_edge.artifact import Artifact
@@ -210,7 +210,7 @@ def export(
     return made
 
 
-def embed(model: str, source: str, out: Path, *, split: str = "test", recipe: Recipe | None = None) -> dict[str, Any]:
+def embed(model: str, source: str, out: Path, *, split: Split = "test", recipe: Recipe | None = None) -> dict[str, Any]:
     """Embeds a split and writes `embeddings`, `labels`, `ids`, `classes` to an npz file."""
     from lowdino_edge.evals.embed import save_npz
 

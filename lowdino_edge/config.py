@@ -115,6 +115,7 @@ class DinoConfig(Strict):
 
 
 class SimclrConfig(Strict):
+    layers: Annotated[int, Field(ge=1, le=5)] = 2
     hidden_dim: Annotated[int, Field(ge=8)] = 512
     out_dim: Annotated[int, Field(ge=8)] = 128
     temperature: Positive = 0.2

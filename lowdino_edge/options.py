@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -57,7 +57,7 @@ Targets = Annotated[
 Quantize = Annotated[list[str] | None, typer.Option("--quantize", help="none, fp16, w8 or w8a8 (int8).")]
 Calibrate = Annotated[str | None, typer.Option("--calibration", help="SRC of real images, for ranges and proof.")]
 Source = Annotated[str, typer.Option("--data", help="synthetic, a named set, or a folder of images.")]
-Split = Annotated[str, typer.Option("--split", help="train or test.")]
+Split = Annotated[Literal["train", "test"], typer.Option("--split")]
 File = Annotated[Path, typer.Option("--out", help="An .npz file.")]
 Task = Annotated[str, typer.Option("--task", help="knn")]
 K = Annotated[int | None, typer.Option("--k", help="Neighbours that vote.")]

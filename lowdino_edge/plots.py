@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 480, 300
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 46
+LEFT, RIGHT, TOP, BOTTOM = 64, 14, 12, 46
 MAX_POINTS = 300  # a longer series is drawn as the means of stretches
 
 
@@ -235,8 +235,8 @@ def _grid(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str) -> str:
     parts.append(
         f'<text class="axis" x="{middle_x:.0f}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>'
     )
-    turn = f'transform="rotate(-90 14 {middle_y:.0f})"'
-    parts.append(f'<text class="axis" x="14" y="{middle_y:.0f}" text-anchor="middle" {turn}>{escape(y_label)}</text>')
+    turn = f'transform="rotate(-90 13 {middle_y:.0f})"'
+    parts.append(f'<text class="axis" x="13" y="{middle_y:.0f}" text-anchor="middle" {turn}>{escape(y_label)}</text>')
     return "".join(parts)
 
 

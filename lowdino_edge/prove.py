@@ -48,7 +48,8 @@ def export_verified(
     Args:
         student: stays as it is; a copy is exported.
         calibration: images for choosing integer ranges; only w8a8 reads them.
-        parity_NCHW: real images that calibration did not see, float32 RGB in [0, 1], (N, 3, H, W), N >= 2. The first
+        parity_NCHW: real images that calibration did not see, float32 RGB in [0, 1], (N, 3, H, W), N >= 2, of 8-bit
+            values (Core ML takes images: other values would be rounded there and count as disagreement). The first
             four become golden.npz: their pixels, what this file gives for them on its own runtime (what a phone must
             reproduce) and, as `reference`, what PyTorch gives.
         extra: further fields for the card, such as fingerprints and licences of data and teacher.

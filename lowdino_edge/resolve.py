@@ -30,7 +30,7 @@ class Model:
     run: Path | None = None
 
     def encoder(self, device: str = "cpu", threads: int | None = None, image_size: int | None = None) -> Encoder:
-        """Loads it. `threads` counts for artifacts; a student or teacher follows torch's own setting."""
+        """Loads it, to run on `threads` threads; None: one for an artifact, torch's own setting for a student."""
         from lowdino_edge import runtimes
         from lowdino_edge.runtimes.eager import EagerEncoder
 
@@ -42,6 +42,10 @@ class Model:
             from lowdino_edge.models.teacher import load_teacher
 
             return EagerEncoder(load_teacher(self.spec), name=self.name, device=device)
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
         return EagerEncoder(self.student(image_size), name=self.name, device=device)
 
     def student(self, image_size: int | None = None) -> Student:

@@ -72,7 +72,7 @@ class Workspace:
 
     def sample(self, split: Split, preprocess: Preprocess, n: int) -> Float:
         """n seeded images of a split as float32 RGB in [0, 1], (n, 3, S, S)."""
-        return self.pixels(split, preprocess, n).u8_NCHW[:n].astype(np.float32) / 255
+        return self.pixels(split, preprocess, n).u8_NCHW[:n].astype(np.float32) / np.float32(255)
 
     def new_student(self, weights: Path | None = None) -> Student:
         """The recipe's student: from `weights`, else from the recipe's own, else random by the recipe's seed."""

@@ -1,7 +1,7 @@
-"""`open_set(SRC, split)`: every source of images by one call, and the table `lowdino list datasets` prints. Torch-free.
+"""`open_set(SRC, split)`: every source of images by one call, and the table `lowdino list datasets` prints. No torch.
 
-SRC is a name of `DATASETS` (`synthetic` takes options after a colon), or a folder. A bare word that is a data set's name
-means the data set even where a folder is called so too; write ./NAME for the folder. With a separator in it, it is a path.
+SRC is a name of `DATASETS` (`synthetic` takes options after a colon), or a folder. A bare word that is the name of a
+set means that set, even where a folder is called so too; write ./NAME for the folder. With a separator it is a path.
 """
 
 from __future__ import annotations

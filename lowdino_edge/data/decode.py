@@ -1,8 +1,8 @@
 """An image file as RGB, by one rule for every format.
 
-First frame; turned upright as its EXIF says; 16-bit samples divided by 257; transparency laid over white; CMYK, palette,
-grey, bilevel and the rest by Pillow's conversion to RGB (no colour profiles). Refused as broken: floating-point samples and
-32-bit ones above 65,535 (their range is unknown), and more than `MAX_PIXELS` pixels, before any of them is decoded.
+First frame; turned upright as its EXIF says; 16-bit samples divided by 257; transparency laid over white; CMYK, palette
+and the rest by Pillow's conversion to RGB (no colour profiles). Refused as broken: floating-point samples, 32-bit ones
+above 65,535 (their range is unknown), and more than `MAX_PIXELS` pixels, before any of them is decoded.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lowdino_edge.data.imageset import BrokenImage
 
@@ -20,7 +20,6 @@ FORMATS = {
 }  # fmt: skip
 EXTENSIONS = frozenset(e for names in FORMATS.values() for e in names)
 MAX_PIXELS = 80_000_000  # 240 MB as RGB; under Pillow's own limit, which would only warn
-_FORMATS = [*FORMATS, "MPO"]  # MPO: the JPEG with a second picture that some cameras write
 
 
 def is_image(name: str) -> bool:
@@ -37,7 +36,7 @@ def decode(path: Path, name: str) -> Image.Image:
     try:
         if path.stat().st_size == 0:
             raise BrokenImage(name, "empty file")
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(path, formats=list(FORMATS)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise BrokenImage(name, f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
             image.load()
@@ -46,7 +45,7 @@ def decode(path: Path, name: str) -> Image.Image:
         raise
     except FileNotFoundError:
         raise BrokenImage(name, "no such file (a dangling link?)") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise BrokenImage(name, "not an image, or of an unknown format") from None
     except Image.DecompressionBombError:
         raise BrokenImage(name, f"more than {MAX_PIXELS:,} pixels") from None

@@ -1,8 +1,8 @@
 """Sets that are downloaded: CIFAR-10, CIFAR-100, Imagenette and STL-10, as torchvision lays them out below one root.
 
-A set is looked for in three places: unpacked in the root; as its archive in the root, put there by hand; on the network.
-Archives are checked against torchvision's MD5 before anything reads them, and unpacked beside the root's other folders under
-a temporary name, so that neither a lost connection nor a kill leaves half a set behind.
+A set is looked for in three places: unpacked in the root; as its archive in the root, put there by hand; online.
+Archives are checked against torchvision's MD5 before anything reads them, and unpacked in a temporary folder, whose
+content is moved into place, so that neither a lost connection nor a kill leaves half a set behind.
 
 Training images of STL-10 are its 5,000 labelled and then its 100,000 unlabelled ones (label -1).
 """
@@ -12,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
-import shutil
 import tarfile
+import tempfile
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,6 @@ from lowdino_edge.data.decode import decode
 from lowdino_edge.data.folder import fingerprint
 from lowdino_edge.data.imageset import ImageSet, digest
 from lowdino_edge.errors import UserError
-from lowdino_edge.run import atomic_path
 
 Split = Literal["train", "test"]
 _CHUNK = 2**20
@@ -65,7 +64,8 @@ def open_named(name: str, split: Split, *, root: Path | None = None, download: b
             _provide(name, archive, root, download)
         except OSError as e:
             raise UserError(
-                f"cannot keep {name} in '{root}': {e.strerror or e}", "set LOWDINO_DATA elsewhere"
+                f"cannot keep {name} in '{root}': {e.strerror or e}",
+                "free some space, or set LOWDINO_DATA to another folder",
             ) from None
     try:
         return archive.read(archive, name, root, split)
@@ -86,18 +86,21 @@ def _provide(name: str, archive: Archive, root: Path, download: bool) -> None:
         found = _md5(here)
         if found != archive.md5:
             raise UserError(f"'{here}' has MD5 {found}, not {archive.md5}", _by_hand(archive, root))
-        _unpack(here, archive, root)
     elif not download:
         raise UserError(f"{name} is not in '{root}' and downloads are off", _by_hand(archive, root))
-    else:
-        with atomic_path(root / f"{archive.file}.part") as tmp:  # never renamed: removed when all is done, or failed
-            _fetch(name, archive, root, tmp)
-            _unpack(tmp, archive, root)
-            tmp.replace(root / f"{archive.file}.part")
-        (root / f"{archive.file}.part").unlink()
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=root) as tmp:
+        file = here if here.is_file() else _fetch(name, archive, root, Path(tmp) / archive.file)
+        console.say(f"unpacking {archive.file} into {root}")
+        try:
+            with tarfile.open(file) as tar:
+                tar.extractall(Path(tmp) / "unpacked", filter="data")
+        except (tarfile.TarError, EOFError) as e:
+            raise UserError(f"'{file}' cannot be unpacked: {e}", _by_hand(archive, root)) from None
+        (Path(tmp) / "unpacked" / archive.folder).replace(root / archive.folder)
 
 
-def _fetch(name: str, archive: Archive, root: Path, to: Path) -> None:
+def _fetch(name: str, archive: Archive, root: Path, to: Path) -> Path:
     try:
         with urllib.request.urlopen(archive.url, timeout=_TIMEOUT_S) as answer, to.open("wb") as f:
             megabytes = int(answer.headers.get("Content-Length") or 0) // _CHUNK + 1
@@ -110,25 +113,12 @@ def _fetch(name: str, archive: Archive, root: Path, to: Path) -> None:
         raise UserError(f"cannot download {name}: {reason}", _by_hand(archive, root)) from None
     if _md5(to) != archive.md5:
         raise UserError(f"the download of {name} is damaged (wrong MD5)", f"try again, or {_by_hand(archive, root)}")
+    return to
 
 
 def _md5(path: Path) -> str:
     with path.open("rb") as f:
         return hashlib.file_digest(f, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def _unpack(file: Path, archive: Archive, root: Path) -> None:
-    console.say(f"unpacking {archive.file} into {root}")
-    with atomic_path(root / f"{archive.folder}.unpacking") as tmp:
-        try:
-            with tarfile.open(file) as tar:
-                tar.extractall(tmp, filter="data")
-        except (tarfile.TarError, EOFError) as e:
-            raise UserError(f"'{file}' cannot be unpacked: {e}", _by_hand(archive, root)) from None
-        (tmp / archive.folder).replace(root / archive.folder)
-        shutil.rmtree(tmp)
-        tmp.mkdir()  # what atomic_path renames
-    (root / f"{archive.folder}.unpacking").rmdir()
 
 
 def _cifar(archive: Archive, name: str, root: Path, split: Split) -> ImageSet:
@@ -137,7 +127,7 @@ def _cifar(archive: Archive, name: str, root: Path, split: Split) -> ImageSet:
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     data = kind(root, train=split == "train", download=False)  # checks the MD5 of every file
     u8_NHWC = data.data
-    return _in_memory(archive, name, split, np.asarray(data.targets), data.classes, lambda i: u8_NHWC[i])
+    return _numbered(archive, name, split, np.asarray(data.targets), data.classes, lambda i: u8_NHWC[i])
 
 
 def _stl10(archive: Archive, name: str, root: Path, split: Split) -> ImageSet:
@@ -159,10 +149,10 @@ def _stl10(archive: Archive, name: str, root: Path, split: Split) -> ImageSet:
         u8 = maps[0][i] if i < len(maps[0]) else maps[1][i - len(maps[0])]
         return np.ascontiguousarray(u8.transpose(2, 1, 0))
 
-    return _in_memory(archive, name, split, labels, classes, read)
+    return _numbered(archive, name, split, labels, classes, read)
 
 
-def _in_memory(
+def _numbered(
     archive: Archive, name: str, split: Split, labels: Any, classes: list[str], read: Callable[[int], Any]
 ) -> ImageSet:
     return ImageSet(

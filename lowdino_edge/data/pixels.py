@@ -25,6 +25,7 @@ from lowdino_edge.types import Float, Int64, Preprocess, UInt8
 RAM_LIMIT = 2**30  # bytes; larger sets are memory-mapped from a temporary file
 _SPAN = 64  # images a decoding task
 _TOLD = 10  # broken images that are named
+_STRIP = 16  # longer side over the shorter
 _ALLOWED = 0.01  # share of broken images
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -152,22 +153,23 @@ def _judge(broken: dict[int, BrokenImage], images: ImageSet) -> None:
 def to_square(image: Image.Image | UInt8, preprocess: Preprocess) -> UInt8:
     """One image (PIL RGB or uint8 (H, W, 3)) as the network takes it: uint8 (3, S, S).
 
-    The shorter side is resized to `preprocess.resize` (antialiased), then a square is cut from the centre; an image whose
-    shorter side has that length is only cut. Pillow resamples no more than the square, so a long strip costs nothing.
+    The shorter side is resized to `preprocess.resize` (antialiased), then a square is cut from the centre: to the bit
+    what torchvision's Resize and CenterCrop do with a PIL image. Nothing is resampled where that side has its length.
+    Of a strip longer than 16 to 1 only the middle is looked at, so that its resized copy does not fill the memory.
     """
     pil = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    (w, h), side = pil.size, preprocess.image_size
-    scale = preprocess.resize / min(w, h)
-    # the longer side as torchvision's Resize rounds it, the place of the cut as its CenterCrop does
-    new_w, new_h = (preprocess.resize if x == min(w, h) else int(preprocess.resize * x / min(w, h)) for x in (w, h))
-    left, top = round((new_w - side) / 2), round((new_h - side) / 2)
-    if scale == 1:
-        pil = pil.crop((left, top, left + side, top + side))
-    else:
-        sx, sy = w / new_w, h / new_h
-        box = (left * sx, top * sy, min(w, (left + side) * sx), min(h, (top + side) * sy))
-        pil = pil.resize((side, side), _FILTERS[preprocess.interpolation], box)
-    return np.ascontiguousarray(np.asarray(pil).transpose(2, 0, 1))
+    short, side = min(pil.size), preprocess.image_size
+    if max(pil.size) > _STRIP * short:
+        pil = _centre(pil, min(pil.width, _STRIP * short), min(pil.height, _STRIP * short))
+    if short != preprocess.resize:
+        size = [preprocess.resize if x == short else int(preprocess.resize * x / short) for x in pil.size]
+        pil = pil.resize((size[0], size[1]), _FILTERS[preprocess.interpolation])
+    return np.ascontiguousarray(np.asarray(_centre(pil, side, side)).transpose(2, 0, 1))
+
+
+def _centre(image: Image.Image, width: int, height: int) -> Image.Image:
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))
 
 
 def batches(pixels: Pixels, batch_size: int) -> Iterator[Float]:

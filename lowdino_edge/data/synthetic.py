@@ -1,10 +1,10 @@
 """Images the package draws itself: a textured object on a cluttered background, with its mask.
 
-A class is a silhouette and a surface together ("striped disc"). Every silhouette and every surface occurs in two classes,
-so neither decides alone; colours, background, place, size, turn and light are drawn anew for each image and say nothing.
+A class is a silhouette and a surface together ("striped disc"). Every silhouette and every surface occurs in two
+classes, so neither decides alone; colours, background, place, size, turn and light are drawn anew for each image.
 
-An image is a function of (seed, split, index) and of its size in pixels alone: numpy's PCG64 streams are the same on every
-machine, and all arithmetic is float64, so that the last bit of a machine's sine does not move a rounded pixel.
+An image is a function of (seed, split, index) and of its size in pixels alone: numpy's PCG64 streams are the same on
+every machine, and all arithmetic is float64, so that the last bit of a sine does not move a rounded pixel.
 
 Shapes: H, W pixels; x, y coordinates of pixel centres, (H, W); distances in units of the object's radius.
 """
@@ -54,7 +54,7 @@ SHAPES: dict[str, Callable[[Field, Field], Field]] = {
     "star": _star,
     "cross": _cross,
     "ring": lambda x, y: np.abs(np.hypot(x, y) - 0.66) - 0.31,
-    "square": lambda x, y: np.maximum(np.abs(x), np.abs(y)) - 0.78,
+    "square": lambda x, y: np.maximum(np.abs(x), np.abs(y)) - 0.7,
 }
 
 
@@ -208,7 +208,7 @@ def _object(
 
 
 def parse_options(text: str) -> tuple[int, int, int]:
-    """`synthetic`'s options as (train images, test images, pixels): "", "64" (pixels) or "2000x64" (train images, pixels).
+    """`synthetic`'s options as (train images, test images, pixels): "", "64" or "2000x64" (train images x pixels).
 
     The test split has a quarter as many images as the training split.
 

@@ -1,8 +1,9 @@
 """Random views of a batch of images, on any device; every sample has its own parameters, and they can be replayed.
 
 Crop, resize, flip and blur act on rows and columns apart, so together they are one pair of small matrices a sample:
-view = W_y @ image @ W_x^T. No image is handled alone. Semantics are torchvision's (RandomResizedCrop with antialiased bicubic
-resizing, ColorJitter's functions in the fixed order brightness, contrast, saturation, hue; GaussianBlur; solarise at 0.5).
+view = W_y @ image @ W_x^T. No image is handled alone. Semantics are torchvision's: RandomResizedCrop with antialiased
+bicubic resizing, ColorJitter's functions in the fixed order brightness, contrast, saturation, hue, GaussianBlur, and
+solarising at 0.5.
 
 Suffixes: B batch, C channels, H and W pixels of the image, s pixels of the view.
 """
@@ -48,8 +49,9 @@ class Views:
     def sample(self, batch: int, generator: torch.Generator) -> Params:
         """Draws everything that is random: CPU tensors (B,), independent of the images' size.
 
-        Keys: width, height (share of the image's side), x, y (place of the crop among the possible ones, 0 to 1), hflip, vflip,
-        brightness, contrast, saturation (factors), hue (turns), grey, sigma (pixels of the view; 0: no blur), solarise.
+        Keys: width, height (share of the image's side), x, y (place of the crop among the possible ones, 0 to 1),
+        hflip, vflip, brightness, contrast, saturation (factors), hue (turns), grey, sigma (pixels of the view; 0: no
+        blur), solarise.
         """
         cfg = self.cfg
         u = torch.rand(13, batch, generator=generator)
@@ -112,7 +114,7 @@ class MultiCrop:
 
 
 def _sample_crop(cfg: ViewConfig, batch: int, generator: torch.Generator) -> Params:
-    """Width and height as shares of a square image's side: the first of ten tries that fits, else the largest centre crop."""
+    """Width and height as shares of a square image's side: the first of ten tries that fits, else the largest crop."""
     u = torch.rand(2, _TRIES, batch, generator=generator)
     area = cfg.scale[0] + (cfg.scale[1] - cfg.scale[0]) * u[0]
     log_lo, log_hi = math.log(cfg.ratio[0]), math.log(cfg.ratio[1])
@@ -128,7 +130,7 @@ def _sample_crop(cfg: ViewConfig, batch: int, generator: torch.Generator) -> Par
 
 
 def _resize_matrix(share_B: Tensor, place_B: Tensor, n_in: int, n_out: int) -> Tensor:
-    """Rows of bicubic weights (a = -0.5), widened when shrinking, that see nothing outside the crop: (B, n_out, n_in)."""
+    """Rows of bicubic weights, widened when shrinking, that see nothing outside the crop: (B, n_out, n_in)."""
     length_B = (share_B * n_in).round().clamp(1, n_in)
     start_B = (place_B * (n_in - length_B + 1)).floor().clamp(max=n_in - length_B)  # rounding may give the bound itself
     step_B11 = (length_B / n_out)[:, None, None]

@@ -1,7 +1,7 @@
 """DINO's loss (Caron et al. 2021, arXiv 2104.14294): the student's distribution follows the teacher's across views.
 
-H(P_t, P_s) = h(P_t) + KL(P_t || P_s). Collapse is KL -> 0 with h -> ln K (uniform output; sharpening prevents it) or with h -> 0
-(one dominant dimension; centring prevents it), so both are reported.
+H(P_t, P_s) = h(P_t) + KL(P_t || P_s). Collapse is KL -> 0 with h -> ln K (uniform output; sharpening prevents it) or
+with h -> 0 (one dominant dimension; centring prevents it), so both are reported.
 
 Suffixes: B batch, K prototypes, N = B x teacher views.
 """
@@ -33,8 +33,8 @@ class DinoLoss(nn.Module):
     Args:
         prototypes: K.
         student_temp: temperature of the student's softmax.
-        centering: "ema" subtracts a moving average of the teacher's logits, "sinkhorn" balances the batch (DINOv2, SwAV),
-            "none" does neither.
+        centering: "ema" subtracts a moving average of the teacher's logits, "sinkhorn" balances the batch (DINOv2,
+            SwAV), "none" does neither.
         center_momentum: of the moving average.
     """
 
@@ -88,7 +88,7 @@ class DinoLoss(nn.Module):
 
     @torch.no_grad()
     def update_center(self, teacher_logits: Sequence[Tensor]) -> None:
-        """C = m C + (1 - m) mean of the teacher's logits; call it after the loss. Does nothing unless centring is "ema"."""
+        """C = m C + (1 - m) mean of the teacher's logits; call it after the loss. Only "ema" centring does it."""
         if self.centering == "ema":
             mean_1K = torch.cat(list(teacher_logits)).float().mean(0, keepdim=True)
             self.center_1K.lerp_(mean_1K, 1 - self.center_momentum)

@@ -29,11 +29,11 @@ class Batch:
 
 
 class Method(nn.Module, ABC):
-    """A student, what trains it, and the state both need; all of it lies in `state_dict()`, so that a run can be resumed.
+    """A student, what trains it, and the state both need; all of it is in `state_dict()`, so that a run can be resumed.
 
     Attributes:
         student: the network that is trained.
-        entropy_ceiling: the largest `teacher_entropy` there can be (ln K), for the loop's collapse warning; None: no warning.
+        entropy_ceiling: ln K, the largest `teacher_entropy` there can be, for the loop's collapse warning; None: none.
     """
 
     student: Student
@@ -47,7 +47,7 @@ class Method(nn.Module, ABC):
     def step(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """One forward pass. "loss" is minimised; every other scalar is logged under its name."""
 
-    def after_step(self, progress: Progress) -> None:  # noqa: B027 - doing nothing is the sensible default
+    def after_step(self, progress: Progress) -> None:
         """Called when the optimiser has moved the parameters, with the same progress as `step`."""
 
     def deployed(self) -> Student:
@@ -75,7 +75,7 @@ def embedding_std(z_BD: Tensor) -> Tensor:
 
 
 def embed_views(net: nn.Module, views: list[Tensor]) -> Tensor:
-    """One forward for each size of view, in the views' order: V x (B, 3, s, s) -> (V B, D). Equal sizes must be adjacent."""
+    """One forward for each run of views of one size, in the views' order: V x (B, 3, s, s) -> (V B, D)."""
     runs: list[list[Tensor]] = []
     for view in views:
         if runs and runs[-1][0].shape == view.shape:
@@ -99,5 +99,6 @@ def check_view_size(student: Student, size: int, key: str) -> None:
             m.training = training
     if not ok:
         raise UserError(
-            f"{student.id} cannot take views of {size} px", f"set {key} to {student.preprocess.image_size}, its image size"
+            f"{student.id} cannot take views of {size} px",
+            f"set {key} to {student.preprocess.image_size}, its image size",
         )

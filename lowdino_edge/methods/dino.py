@@ -58,7 +58,7 @@ class Dino(Method):
         return self.plan
 
     def step(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Logs teacher_entropy h and kl (nats; loss = h + kl), embedding_std of the teacher, its momentum and temperature."""
+        """Logs teacher_entropy h and kl (nats; loss = h + kl), the teacher's spread, momentum and temperature."""
         frozen = progress.epoch < self.cfg.freeze_last_layer_epochs
         for p in self.head.last_layer():
             p.requires_grad_(not frozen)
@@ -74,8 +74,8 @@ class Dino(Method):
             "teacher_entropy": terms.entropy,
             "kl": terms.kl,
             "embedding_std": embedding_std(t_GBD.chunk(self.n_global)[0]),
-            "teacher_momentum": torch.tensor(self.momentum(progress)),
-            "teacher_temp": torch.tensor(temp),
+            "teacher_momentum": torch.tensor(self.momentum(progress), dtype=torch.float64),
+            "teacher_temp": torch.tensor(temp, dtype=torch.float64),
         }
 
     def after_step(self, progress: Progress) -> None:

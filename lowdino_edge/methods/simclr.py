@@ -37,8 +37,9 @@ class SimCLR(Method):
             raise UserError(f"SimCLR compares two global views, train.views.global.count is {n}", "set it to 2")
         check_view_size(student, self.plan.size, "train.views.global.size")
         self.student = student
+        c = self.cfg
         with seeded(seed):
-            self.projector = ProjectionMLP(student.embed_dim, self.cfg.hidden_dim, self.cfg.out_dim)
+            self.projector = ProjectionMLP(student.embed_dim, c.hidden_dim, c.out_dim, c.layers)
 
     def views(self) -> ViewPlan:
         return self.plan

@@ -58,6 +58,7 @@ margin-right:5px;vertical-align:-1px}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:.9rem;font-variant-numeric:tabular-nums}
 th,td{text-align:right;padding:6px 8px;border-bottom:1px solid var(--edge);vertical-align:top}
+td>span{text-wrap:balance}
 th{font-size:.8rem;color:var(--soft);font-weight:600;vertical-align:bottom}
 th:first-child,td:first-child,td.text,th.text{text-align:left}
 td:first-child{font-weight:600}td:first-child>span{white-space:nowrap}

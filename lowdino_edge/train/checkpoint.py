@@ -1,7 +1,7 @@
 """Checkpoints: the whole state of a method and its optimiser, in safetensors and JSON, nothing pickled.
 
-checkpoints/step_000500/{method.safetensors, optim.safetensors, meta.json}: meta.json holds both hashes and is written last,
-and the directory is renamed into place when it is whole, so that a kill at any moment leaves the older ones as they were.
+checkpoints/step_000500/{method.safetensors, optim.safetensors, meta.json}: meta.json holds both hashes and is written
+last, and the directory is renamed into place when it is whole, so that a kill at any moment spares the older ones.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ def save(folder: Path, step: int, method: Method, optimizer: torch.optim.Optimiz
 
 def complete(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first; half-written ones are not among them."""
-    return sorted(p.parent for p in folder.glob("step_*/meta.json"))
+    return sorted((p.parent for p in folder.glob("step_*/meta.json")), key=lambda p: (len(p.name), p.name))
 
 
 def load(folder: Path, method: Method, optimizer: torch.optim.Optimizer, identity: dict[str, Any]) -> int:
-    """Fills `method` and `optimizer` from the newest complete checkpoint; returns the steps done, 0 where there is none.
+    """Fills `method` and `optimizer` from the newest complete checkpoint; returns the steps done, 0 if there is none.
 
     Raises:
         UserError: the checkpoint is damaged, or was written with another `identity` (the first difference is named).
@@ -76,7 +76,9 @@ def load(folder: Path, method: Method, optimizer: torch.optim.Optimizer, identit
         method.load_state_dict(load_file(newest / FILES[0]))
         _fill_optimizer(optimizer, load_file(newest / FILES[1]))
     except (SafetensorError, RuntimeError, ValueError, IndexError) as e:
-        raise UserError(f"checkpoint '{newest}' does not fit: {str(e).splitlines()[0]}", _DELETE.format(newest)) from None
+        raise UserError(
+            f"checkpoint '{newest}' does not fit: {str(e).splitlines()[0]}", _DELETE.format(newest)
+        ) from None
     return int(meta["step"])
 
 

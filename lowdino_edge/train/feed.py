@@ -30,7 +30,9 @@ class Feed:
     def __init__(self, pixels: Pixels, batch_size: int, seed: int, device: str) -> None:
         n = len(pixels)
         if batch_size > n:
-            raise UserError(f"a batch of {batch_size} is larger than the data ({n} images)", f"use --batch-size {n} or less")
+            raise UserError(
+                f"a batch of {batch_size} is larger than the data ({n} images)", f"use --batch-size {n} or less"
+            )
         self.u8_NCHW, self.n, self.batch_size, self.seed = pixels.u8_NCHW, n, batch_size, seed
         self.device = torch.device(device)
         self.steps_per_epoch = n // batch_size

@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import torch
@@ -19,9 +19,9 @@ PATIENCE = 5  # rows of the log that look collapsed before it is said
 
 
 class Interrupts:
-    """While open, the first SIGINT or SIGTERM only sets `asked`, so that the step can be finished and saved; a second one acts.
+    """While open, the first SIGINT or SIGTERM only sets `asked`, so that the step is finished and saved.
 
-    Outside the main thread, where Python allows no handlers, nothing is changed.
+    A second one acts. Outside the main thread, where Python allows no handlers, nothing is changed.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Interrupts:
                 self._before[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._restore()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -73,7 +73,7 @@ class CollapseWatch:
 
 
 def workarounds(student: Student, device: str) -> AbstractContextManager[Any]:
-    """oneDNN of torch 2.14 corrupts memory when FastViT is trained on a CPU, and the process aborts; without it, it trains."""
+    """Training FastViT on a CPU aborts the process inside oneDNN (torch 2.14); without oneDNN it trains."""
     if student.id.startswith("fastvit") and torch.device(device).type == "cpu":
-        return torch.backends.mkldnn.flags(enabled=False)  # type: ignore[no-untyped-call]
+        return torch.backends.mkldnn.flags(enabled=False)
     return contextlib.nullcontext()

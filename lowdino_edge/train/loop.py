@@ -1,7 +1,7 @@
 """One training loop for every method, self-supervised or distilling.
 
-Nothing random has state: the order of the data, the views and dropout are functions of (seed, step). So a run that is killed
-and resumed ends with the same weights, on the CPU bit for bit.
+Nothing random has state: the order of the data, the views and dropout are functions of (seed, step). So a run that is
+killed and resumed ends with the same weights, on the CPU bit for bit.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def fit(
     log_every, eval_every = max(1, min(10, spe // 4)), round(cfg.knn_every * spe)
     watch = CollapseWatch(method.entropy_ceiling, trainer.schedule.warmup_steps)
     began = last_time = time.perf_counter()
-    last_done = start
+    last_done, rate = start, ""
     with Interrupts() as interrupts, workarounds(method.student, device), console.bar(stage, total, start) as bar:
         for step in range(start, total):
             values = trainer.step(step)
@@ -127,23 +127,26 @@ def fit(
                 img_s = round((done - last_done) * cfg.batch_size / (now - last_time), 1)
                 run.log(step=done, epoch=epoch, img_s=img_s, **values)
                 watch.see(done, values)
-                note = f"loss {values['loss']:.4f}, {img_s:.0f} img/s"
-                last_time, last_done = now, done
-            bar.advance(1, note if done > start + log_every else f"loss {values['loss']:.4f}")
+                last_time, last_done, rate = now, done, f", {img_s:.0f} img/s"
+            bar.advance(1, f"loss {values['loss']:.4f}{rate}")
             if evaluate and (done == total or (eval_every and done % eval_every == 0)):
+                before = time.perf_counter()
                 run.log(step=done, epoch=epoch, **_measure(evaluate, method))
-                last_time = time.perf_counter()
+                last_time += time.perf_counter() - before  # evaluation is no part of img_s
             if done == total or done % cfg.checkpoint_every == 0 or interrupts.asked:
                 checkpoint.save(run.checkpoints, done, method, trainer.optimizer, identity)
             if interrupts.asked and done < total:
                 raise KeyboardInterrupt
     result = _summary(run, total, cfg, time.perf_counter() - began)
-    facts = {"stage": stage, "method": type(method).__name__.lower(), "seed": seed, "epochs": cfg.epochs, "steps": total}
-    save_student(method.deployed(), run.student, {**facts, "knn_top1": result.get("knn_last"), **(card or {})})
+    name = type(method).__name__.lower()
+    facts = {"stage": stage, "method": name, "seed": seed, "knn_top1": result.get("knn_last"), **(card or {})}
+    save_student(method.deployed(), run.student, {**facts, "epochs": cfg.epochs, "steps": total})
     return result
 
 
-def measure_speed(method: Method, pixels: Pixels, cfg: LoopConfig, *, device: str, seed: int, seconds: float = 3.0) -> float:
+def measure_speed(
+    method: Method, pixels: Pixels, cfg: LoopConfig, *, device: str, seed: int, seconds: float = 3.0
+) -> float:
     """Images a second of real training steps (`method` is changed by them), after two for warming up."""
     trainer = Trainer(method, pixels, cfg, seed=seed, device=device)
     with workarounds(method.student, device):
@@ -170,7 +173,7 @@ def _summary(run: Run, total: int, cfg: LoopConfig, seconds: float) -> dict[str,
     rows = run.history()
     losses = [r["loss"] for r in rows if "loss" in r]
     knn = [r["knn_top1"] for r in rows if "knn_top1" in r]
-    result: dict[str, Any] = {"steps": total, "epochs": cfg.epochs, "seconds": round(seconds, 1), "final_loss": losses[-1]}
+    result = {"steps": total, "epochs": cfg.epochs, "seconds": round(seconds, 1), "final_loss": losses[-1]}
     return {**result, "knn_last": knn[-1], "knn_best": max(knn)} if knn else result
 
 

@@ -25,7 +25,7 @@ def set_rates(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) 
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:
-    """Scales all gradients so that their global norm is at most `max_norm` (0: leaves them); returns the norm before."""
+    """Scales all gradients so that their global norm is at most `max_norm` (0: leaves them); the norm it was before."""
     grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(grads, foreach=True)
     if max_norm > 0:

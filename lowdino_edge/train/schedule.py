@@ -20,7 +20,8 @@ class Schedule:
     def lr(self, step: int) -> float:
         if step < self.warmup_steps:
             return self.cfg.lr * (step + 1) / self.warmup_steps
-        return cosine(self.cfg.lr, self.cfg.min_lr, _share(step - self.warmup_steps, self.total_steps - self.warmup_steps))
+        share = _share(step - self.warmup_steps, self.total_steps - self.warmup_steps)
+        return cosine(self.cfg.lr, self.cfg.min_lr, share)
 
     def weight_decay(self, step: int) -> float:
         return cosine(self.cfg.weight_decay, self.cfg.weight_decay_end, _share(step, self.total_steps))

@@ -39,10 +39,10 @@ TRAIN = ("train", "--student", "nano", "--epochs", "1", "--batch-size", "4")
     [
         ((*TRAIN, "--data", "./absent"), "absent", "folder"),
         ((*TRAIN, "--data", "./empty"), "no image", ""),
-        ((*TRAIN, "--data", "./single"), "1 image", ""),
+        ((*TRAIN, "--data", "./single"), "only one image", "two or more"),
         ((*TRAIN, "--data", "./few", "--student", "nanno"), "unknown student 'nanno'", "nano"),
         ((*TRAIN, "--data", "./few", "--set", "train.epoch=2"), "unknown key 'train.epoch'", "epochs"),
-        ((*TRAIN, "--data", "./few", "--image-size", "9", "--student", "mobilevit_s"), "9", ""),
+        ((*TRAIN, "--data", "./few", "--image-size", "33", "--student", "vit_tiny_d10"), "33 px", "--image-size"),
         ((*TRAIN, "--data", "./few", "--batch-size", "64"), "batch", "batch"),
         ((*TRAIN, "--data", "./few", "--method", "dinoo"), "unknown method 'dinoo'", "dino"),
         ((*TRAIN, "--data", "./few", "--device", "cudaa"), "unknown device", "cpu"),
@@ -52,7 +52,7 @@ TRAIN = ("train", "--student", "nano", "--epochs", "1", "--batch-size", "4")
         (("eval", "nan0", "--data", "synthetic"), "unknown model 'nan0'", "nano"),
         (("eval", "nano", "--data", "./few", "--task", "kmn"), "unknown task 'kmn'", "knn"),
         (("export", "nano", "--target", "corml"), "unknown target 'corml'", "coreml"),
-        (("export", "nano", "--target", "onnx", "--quantize", "w4"), "w4", "w8a8"),
+        (("export", "nano", "--target", "onnx", "--quantize", "w4"), "unknown scheme 'w4'", "w8"),
         (
             ("distill", "--teacher", "dinov2_vits15", "--data", "./few", "--student", "nano"),
             "dinov2_vits15",
@@ -67,8 +67,9 @@ def test_one_line_what_one_line_how(args: tuple[str, ...], what: str, how: str, 
     (tmp_path / "empty").mkdir()
     picture(tmp_path / "single" / "only.png")
     out = tmp_path / "out"
-    takes_out = args[0] in ("train", "distill", "export", "run")
-    done = lowdino(*args, *(("--out", out) if takes_out else ()), "--quiet", cwd=tmp_path)
+    extra = () if args[0] == "list" else ("--quiet",)
+    extra += ("--out", str(out)) if args[0] in ("train", "distill", "export", "run") else ()
+    done = lowdino(*args, *extra, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     lines = [line for line in done.stderr.strip().splitlines() if not line.startswith("warning:")]
     assert len(lines) == 2, done.stderr

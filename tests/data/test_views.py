@@ -13,7 +13,15 @@ from torchvision.transforms import functional as TF
 from lowdino_edge.config import ViewConfig, ViewsConfig
 from lowdino_edge.data.views import MultiCrop, Params, Views
 
-OFF: dict[str, Any] = {"hflip": 0.0, "jitter": 0.0, "grey": 0.0, "blur": 0.0, "solarise": 0.0, "scale": (1.0, 1.0), "ratio": (1.0, 1.0)}
+OFF: dict[str, Any] = {
+    "hflip": 0.0,
+    "jitter": 0.0,
+    "grey": 0.0,
+    "blur": 0.0,
+    "solarise": 0.0,
+    "scale": (1.0, 1.0),
+    "ratio": (1.0, 1.0),
+}
 
 
 def gen(seed: int = 0) -> torch.Generator:
@@ -40,7 +48,9 @@ def plain(batch: int) -> Params:
 @pytest.mark.parametrize(("image", "view"), [(32, 24), (32, 32), (24, 48), (40, 16)])
 def test_crop_and_flips_equal_torchvision(image: int, view: int) -> None:
     u8 = images(20, image)
-    views = Views(ViewConfig(size=view, **{**OFF, "hflip": 0.5, "vflip": 0.5, "scale": (0.1, 1.0), "ratio": (0.6, 1.6)}), image)
+    views = Views(
+        ViewConfig(size=view, **{**OFF, "hflip": 0.5, "vflip": 0.5, "scale": (0.1, 1.0), "ratio": (0.6, 1.6)}), image
+    )
     p = views.sample(20, gen())
     got = views.apply(u8, p)
     for i in range(20):
@@ -101,9 +111,14 @@ def test_crops_are_distributed_as_torchvisions(scale: tuple[float, float], ratio
     """Moments of width, height and place over thousands of crops, also where no crop fits and the fallback is taken."""
     torch.manual_seed(0)
     n, size = 4000, 200
-    boxes = torch.tensor([RandomResizedCrop.get_params(torch.empty(3, size, size), list(scale), list(ratio)) for _ in range(n)])
+    boxes = torch.tensor(
+        [RandomResizedCrop.get_params(torch.empty(3, size, size), list(scale), list(ratio)) for _ in range(n)]
+    )
     p = Views(ViewConfig(scale=scale, ratio=ratio), size).sample(4 * n, gen())
-    for name, place, theirs_place, theirs in (("height", "y", boxes[:, 0], boxes[:, 2]), ("width", "x", boxes[:, 1], boxes[:, 3])):
+    for name, place, theirs_place, theirs in (
+        ("height", "y", boxes[:, 0], boxes[:, 2]),
+        ("width", "x", boxes[:, 1], boxes[:, 3]),
+    ):
         share = theirs.double() / size
         assert float(p[name].mean()) == pytest.approx(float(share.mean()), abs=0.008)
         assert float(p[name].std()) == pytest.approx(float(share.std()), abs=0.008)
@@ -112,7 +127,8 @@ def test_crops_are_distributed_as_torchvisions(scale: tuple[float, float], ratio
 
 
 def test_factors_cover_their_ranges() -> None:
-    cfg = ViewConfig(jitter=0.7, brightness=0.4, contrast=0.3, saturation=1.0, hue=0.2, hflip=0.3, grey=0.25, blur=0.6, solarise=0.1)
+    jitter = {"jitter": 0.7, "brightness": 0.4, "contrast": 0.3, "saturation": 1.0, "hue": 0.2}
+    cfg = ViewConfig(**jitter, hflip=0.3, grey=0.25, blur=0.6, solarise=0.1)
     p = Views(cfg, 32).sample(20_000, gen())
     for name, strength in (("brightness", 0.4), ("contrast", 0.3), ("saturation", 1.0)):
         drawn = p[name][p[name] != 1]
@@ -167,8 +183,8 @@ def test_probability_zero_leaves_the_image_and_one_changes_all() -> None:
 def test_values_stay_in_range_and_extremes_are_finite() -> None:
     u8 = images(32, 9)
     cfg = ViewConfig(
-        size=17, scale=(0.001, 1.0), ratio=(0.2, 5.0), jitter=1.0, brightness=1, contrast=1, saturation=1, hue=0.5, blur=1.0,
-        blur_radius=(0.01, 9.0), solarise=0.5, grey=0.5,
+        size=17, scale=(0.001, 1.0), ratio=(0.2, 5.0), jitter=1.0, brightness=1, contrast=1, saturation=1, hue=0.5,
+        blur=1.0, blur_radius=(0.01, 9.0), solarise=0.5, grey=0.5,
     )  # fmt: skip
     out = Views(cfg, 9)(u8, gen())[0]
     assert out.shape == (32, 3, 17, 17) and out.dtype == torch.float32

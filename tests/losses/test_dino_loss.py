@@ -19,7 +19,7 @@ def logits(views: int, batch: int, k: int, seed: int, scale: float = 1.0) -> lis
     return [scale * torch.randn(batch, k, generator=g) for _ in range(views)]
 
 
-def naive(student: list[Tensor], teacher: list[Tensor], centre: Tensor, ts: float, tt: float) -> tuple[float, float, float]:
+def naive(student: list[Tensor], teacher: list[Tensor], centre: Tensor, ts: float, tt: float) -> tuple[float, ...]:
     """Cross-entropy, entropy and KL, image by image, pair by pair, in float64."""
     h = cross = kl = 0.0
     pairs = 0
