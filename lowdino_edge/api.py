@@ -14,7 +14,7 @@ from lowdino_edge import console
 from lowdino_edge.config import DistillConfig, KnnConfig, Recipe, TrainConfig
 from lowdino_edge.errors import UserError, unknown
 from lowdino_edge.resolve import Model, describe, resolve
-from lowdino_edge.run import Run
+from lowdino_edge.run import Run, read_json
 from lowdino_edge.types import Calibration, Encoder
 from lowdino_edge.workspace import Split, Workspace, open_run
 
@@ -124,8 +124,6 @@ def _fit(
 
 
 def _summary(run: Run) -> dict[str, Any]:
-    from lowdino_edge.run import read_json
-
     knn = run.results / "knn__student__host.json"
     return {
         "run": str(run.path),
@@ -171,6 +169,8 @@ def export(
 ) -> list[Artifact]:
     """Writes one verified artifact per target and scheme below `out` (default: the run's artifacts/).
 
+    A file that is refused does not keep the others from being made; the error comes at the end.
+
     Raises:
         UserError: a scheme the target does not have, parity under its threshold (with the figures), a missing extra.
     """
@@ -195,10 +195,15 @@ def export(
     )
     cal = Calibration(source.sample("train", student.preprocess, n_cal), source.recipe.data.source)
     images = source.sample("test", student.preprocess, n_par)
-    made = []
+    made, refused = [], []
     with console.bar("export", len(pairs)) as bar:
         for target, scheme in pairs:
-            artifact = export_verified(student, target, scheme, cal, images, base)
+            try:
+                artifact = export_verified(student, target, scheme, cal, images, base, extra=_origin(found))
+            except UserError as e:
+                refused.append(e)
+                console.warn(e.message)
+                continue
             parity = artifact.card["parity"]
             console.say(
                 f"{artifact.name}: {artifact.card['bytes'] / 1e6:.2f} MB, cosine {parity['cosine_mean']:.6f} "
@@ -207,7 +212,21 @@ def export(
             )
             made.append(artifact)
             bar.advance(1, artifact.name)
+    if len(refused) == 1:
+        raise refused[0]
+    if refused:
+        said = "; ".join(e.message for e in refused)
+        raise UserError(f"{len(refused)} of {len(pairs)} artifacts were refused: {said}", refused[0].hint)
     return made
+
+
+def _origin(model: Model) -> dict[str, Any]:
+    """What student.json says of data, teacher and licences, for the artifact's card."""
+    if model.run is None or not Run(model.run).student_card.is_file():
+        return {}
+    card = read_json(Run(model.run).student_card)
+    keys = ("sha256", "data", "data_fingerprint", "method", "teacher", "teacher_fingerprint", "teacher_licence")
+    return {"origin": {k: card[k] for k in keys if k in card}}
 
 
 def embed(model: str, source: str, out: Path, *, split: Split = "test", recipe: Recipe | None = None) -> dict[str, Any]:

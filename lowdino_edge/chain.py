@@ -18,7 +18,7 @@ from lowdino_edge.artifact import Artifact
 from lowdino_edge.config import Recipe
 from lowdino_edge.errors import UserError
 from lowdino_edge.resolve import resolve
-from lowdino_edge.run import Run, atomic_path, read_json
+from lowdino_edge.run import Run, atomic_path, read_json, write_json
 from lowdino_edge.workspace import Workspace, open_run, seeded_sample
 
 QUERIES, NEIGHBOURS = 8, 6  # rows and columns of the picture in the report
@@ -39,13 +39,14 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = Fa
         if recipe.eval.baselines and work.labelled():
             _baselines(top, work, recipe)
         _neighbours(top, work)
-        if recipe.export is not None:
-            _export(recipe, top, work)
+        refused = _export(recipe, top, work) if recipe.export is not None else None
         if recipe.benchmark is not None and not (top.results / "benchmark__all__host.json").is_file():
             api.benchmark(
                 [str(top.path)], recipe.data.source, devices=recipe.benchmark.devices, recipe=recipe, work=work
             )
         api.report(top.path)
+        if refused is not None:
+            raise refused
         top.finish()
     console.say(f"done in {time.monotonic() - start:.0f} s: {top.report}")
     return summary(top)
@@ -129,16 +130,28 @@ def _neighbours(top: Run, work: Workspace) -> None:
         np.savez_compressed(f, **pictures)
 
 
-def _export(recipe: Recipe, top: Run, work: Workspace) -> None:
-    """Artifacts that are there and whole are kept; the others are made."""
+def _export(recipe: Recipe, top: Run, work: Workspace) -> UserError | None:
+    """Artifacts that are there and whole are kept, the others are made. What was refused is returned, not raised: the
+    report says it beside those that were proven."""
     assert recipe.export is not None
-    for target in recipe.export.targets:
-        for scheme in recipe.export.schemes:
-            path = top.artifacts / f"{target}-{scheme}"
-            if (path / "artifact.json").is_file() and _fresh(path, top):
-                continue
+    pairs = [(t, s) for t in recipe.export.targets for s in recipe.export.schemes]
+    refused: list[UserError] = []
+    for target, scheme in pairs:
+        if _fresh(top.artifacts / f"{target}-{scheme}", top):
+            continue
+        try:
             api.export(str(top.path), targets=[target], schemes=[scheme], recipe=recipe, work=work)
+        except UserError as e:
+            refused.append(e)
+    write_json(top.results / "refused.json", [{"message": e.message, "hint": e.hint} for e in refused])
+    if not refused:
+        return None
+    return UserError(f"{len(refused)} of {len(pairs)} artifacts were refused: {refused[0].message}", refused[0].hint)
 
 
 def _fresh(path: Path, top: Run) -> bool:
-    return Artifact.read(path).card.get("source_sha256") == read_json(top.student_card).get("sha256")
+    """Whether an earlier start of this chain made the artifact from the very student that ships."""
+    if not (path / "artifact.json").is_file():
+        return False
+    origin = Artifact.read(path).card.get("origin", {})
+    return bool(origin.get("sha256") == read_json(top.student_card).get("sha256"))

@@ -27,8 +27,10 @@ from lowdino_edge.types import Calibration, Encoder, Float, Parity
 if TYPE_CHECKING:
     from lowdino_edge.models.backbone import Student
 
-# Mean cosine to PyTorch's embeddings below which an export fails.
+# Mean cosine to PyTorch's embeddings, and share of images that keep their nearest neighbour: under them an export fails.
+# The second is lower than one would wish for int8: among a few hundred images many have two neighbours almost as near.
 THRESHOLDS = {"none": 0.9999, "fp16": 0.999, "w8": 0.99, "w8a8": 0.98}
+NEIGHBOURS = {"none": 0.98, "fp16": 0.95, "w8": 0.7, "w8a8": 0.5}
 GOLDEN_IMAGES = 4
 _BATCH = 64
 
@@ -96,17 +98,22 @@ def _prove(artifact: Artifact, images_NCHW: Float, z_ref_ND: Float) -> tuple[Flo
         records.append(record)
         z_first_ND = z_ND if z_first_ND is None else z_first_ND
     assert z_first_ND is not None
-    first = {**asdict(records[0]), "threshold": THRESHOLDS[artifact.scheme]}
+    first = {
+        **asdict(records[0]),
+        "threshold": THRESHOLDS[artifact.scheme],
+        "threshold_neighbours": NEIGHBOURS[artifact.scheme],
+    }
     return z_first_ND, {**first, **({"also": [asdict(r) for r in records[1:]]} if records[1:] else {})}
 
 
 def _check(artifact: Artifact, record: Parity, *, finite: bool) -> None:
-    threshold = THRESHOLDS[artifact.scheme]
-    if finite and record.cosine_mean >= threshold:
+    threshold, neighbours = THRESHOLDS[artifact.scheme], NEIGHBOURS[artifact.scheme]
+    if finite and record.cosine_mean >= threshold and record.neighbour_agreement >= neighbours:
         return
     figures = (
         f"cosine mean {record.cosine_mean:.4f} (needs {threshold}), min {record.cosine_min:.4f}, max-abs "
-        f"{record.max_abs:.3g}, neighbours kept {record.neighbour_agreement:.3f}, {record.n} images, {record.method}"
+        f"{record.max_abs:.3g}, neighbours kept {record.neighbour_agreement:.3f} (needs {neighbours}), "
+        f"{record.n} images, {record.method}"
     )
     schemes = check_scheme(artifact.target, artifact.scheme)[0].schemes
     milder = [s for s in schemes if THRESHOLDS[s] > threshold]

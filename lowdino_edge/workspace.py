@@ -168,7 +168,8 @@ def open_run(recipe: Recipe, out: Path, *, resume: bool, overwrite: bool) -> Ite
         write_text(run.recipe, text)
         yield run
     except BaseException:
-        if fresh and not any(run.checkpoints.glob("*/meta.json")) and not run.student.is_file():
+        # a chain's stages keep their checkpoints below it
+        if fresh and not any(out.rglob("checkpoints/*/meta.json")) and not any(out.rglob("student.safetensors")):
             shutil.rmtree(out, ignore_errors=True)
         raise
 
