@@ -22,6 +22,7 @@ from lowdino_edge.present import emit, knn_text, settings, table
 if TYPE_CHECKING:
     from lowdino_edge.config import Recipe
 
+INTERRUPTED = 130
 app = typer.Typer(
     name="lowdino",
     no_args_is_help=True,
@@ -343,6 +344,8 @@ def main(argv: list[str] | None = None) -> None:
 def _guarded(call: Callable[[], Any]) -> int:
     try:
         code = call()
+        if code == INTERRUPTED:  # typer catches Ctrl-C itself and gives its code
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except UserError as e:
         if o.state["debug"]:
@@ -353,7 +356,7 @@ def _guarded(call: Callable[[], Any]) -> int:
         return e.exit_code
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted; the same command with --resume continues", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -27,7 +27,7 @@ from lowdino_edge.types import Calibration, Encoder, Float, Parity
 if TYPE_CHECKING:
     from lowdino_edge.models.backbone import Student
 
-# Mean cosine to PyTorch's embeddings, and share of images that keep their nearest neighbour: under them an export fails.
+# Mean cosine to PyTorch's embeddings, and share of images that keep their nearest neighbour; under them export fails.
 # The second is lower than one would wish for int8: among a few hundred images many have two neighbours almost as near.
 THRESHOLDS = {"none": 0.9999, "fp16": 0.999, "w8": 0.99, "w8a8": 0.98}
 NEIGHBOURS = {"none": 0.98, "fp16": 0.95, "w8": 0.7, "w8a8": 0.5}

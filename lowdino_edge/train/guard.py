@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -72,8 +71,15 @@ class CollapseWatch:
             console.warn(f"collapse: at step {step} the teacher's output is {form} for every image, KL is 0; {cure}")
 
 
-def workarounds(student: Student, device: str) -> AbstractContextManager[Any]:
+@contextlib.contextmanager
+def workarounds(student: Student, device: str) -> Iterator[None]:
     """Training FastViT on a CPU aborts the process inside oneDNN (torch 2.14); without oneDNN it trains."""
-    if student.id.startswith("fastvit") and torch.device(device).type == "cpu":
-        return torch.backends.mkldnn.flags(enabled=False)
-    return contextlib.nullcontext()
+    if not (student.id.startswith("fastvit") and torch.device(device).type == "cpu"):
+        yield
+        return
+    console.say(f"{student.id} trains without oneDNN on a CPU: slowly")
+    before = torch.backends.mkldnn.set_flags(_enabled=False)
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.set_flags(_enabled=before[0])

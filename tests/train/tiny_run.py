@@ -63,6 +63,6 @@ def rows(path: Path) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     try:
-        train(Path(sys.argv[1]), config(epochs=20, optim={"name": sys.argv[2], "warmup_epochs": 1}), resume=True)
+        train(Path(sys.argv[1]), config(epochs=12, optim={"name": sys.argv[2], "warmup_epochs": 1}), resume=True)
     except KeyboardInterrupt:
         sys.exit(130)
