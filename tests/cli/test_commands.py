@@ -30,7 +30,10 @@ def as_json(done: subprocess.CompletedProcess[str]) -> Any:
 
 @pytest.mark.parametrize("args", [("--help",), ("list", "students"), ("list", "schemes"), ("--version",)])
 def test_light_commands_import_no_torch_and_are_quick(args: tuple[str, ...]) -> None:
-    code = f"import sys\nfrom lowdino_edge.cli import main\ntry: main({list(args)!r})\nfinally: assert 'torch' not in sys.modules"
+    code = (
+        "import sys\nfrom lowdino_edge.cli import main\n"
+        f"try: main({list(args)!r})\nfinally: assert 'torch' not in sys.modules"
+    )
     seconds = []
     for _ in range(3):  # the best of three: the machine may be busy
         start = time.perf_counter()

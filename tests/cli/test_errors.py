@@ -1,4 +1,4 @@
-"""Bad input on the command line: one line what, one line how, exit 1, nothing half-written; wrong usage exits with 2."""
+"""Bad input on the command line: one line what, one line how, exit 1, nothing half-written; usage exits 2."""
 
 from __future__ import annotations
 
