@@ -42,6 +42,7 @@ class Facts:
     benchmark: Dict
     artifacts: list[Dict]
     problems: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)  # artifacts that did not agree with PyTorch, with their figures
 
     @property
     def name(self) -> str:
@@ -84,6 +85,7 @@ def read_facts(path: Path) -> Facts:
             other.append((who, value))
     cards = [mapping(c) for c in sorted(run.artifacts.glob("*/artifact.json"))]
     recipe = mapping(run.recipe)
+    listed = mapping(run.results / "refused.json").get("refused")
     return Facts(
         path=path,
         recipe=recipe,
@@ -97,6 +99,7 @@ def read_facts(path: Path) -> Facts:
         benchmark=mapping(run.results / "benchmark__all__host.json"),
         artifacts=[c for c in cards if c],
         problems=problems,
+        refused=[str(r) for r in listed if isinstance(r, str)] if isinstance(listed, list) else [],
     )
 
 

@@ -143,7 +143,7 @@ def _export(recipe: Recipe, top: Run, work: Workspace) -> UserError | None:
             api.export(str(top.path), targets=[target], schemes=[scheme], recipe=recipe, work=work)
         except UserError as e:
             refused.append(e)
-    write_json(top.results / "refused.json", [{"message": e.message, "hint": e.hint} for e in refused])
+    write_json(top.results / "refused.json", {"refused": [f"{e.message}; {e.hint}" for e in refused]})
     if not refused:
         return None
     return UserError(f"{len(refused)} of {len(pairs)} artifacts were refused: {refused[0].message}", refused[0].hint)

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 the user can mend it, 2 wrong usage, 130 interrupted (and 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
     from lowdino_edge.config import Recipe
 
 INTERRUPTED = 130
+_MACHINE = {  # what the machine refuses, and the way out
+    errno.ENOSPC: "free some space; the same command with --resume continues",
+    errno.EDQUOT: "free some of your quota; the same command with --resume continues",
+    errno.EACCES: "write to a place you may write to, with --out",
+    errno.EPERM: "write to a place you may write to, with --out",
+    errno.EROFS: "write to another disk, with --out",
+}
 app = typer.Typer(
     name="lowdino",
     no_args_is_help=True,
@@ -366,6 +374,10 @@ def _guarded(call: Callable[[], Any]) -> int:
             return int(e.exit_code)
         if o.state["debug"]:
             raise
+        if isinstance(e, OSError) and e.errno in _MACHINE:
+            where = f" '{e.filename}'" if e.filename else ""
+            print(f"error: {e.strerror}{where}\n{_MACHINE[e.errno]}", file=sys.stderr)
+            return 1
         what = f"{type(e).__name__}: {e}".splitlines()[0]
         hint = "a fault of lowdino, not yours: run it again with --debug and report what it prints"
         print(f"error: {what}\n{hint}", file=sys.stderr)

@@ -75,6 +75,7 @@ class Distill(Method):
         unit_ND = centred_unit(sample_ND, self.mean_D)
         k = min(cfg.prototypes, max(2, len(unit_ND) // ROWS_A_PROTOTYPE))
         self.register_buffer("prototypes_KD", spherical_kmeans(unit_ND, k, seed=seed))
+        self.entropy_ceiling = math.log(k)
         cos_NK = unit_ND[:4096] @ self.prototypes_KD.T
         teacher_temp = cfg.teacher_temp or temperature_for_entropy(cos_NK, cfg.teacher_entropy)
         self.register_buffer("teacher_temp", torch.tensor(teacher_temp))

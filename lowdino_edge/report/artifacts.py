@@ -164,8 +164,12 @@ def artifact_table(facts: Facts) -> str:
     rows = {str(r.get("artifact")): r for r in facts.rows}
     cards = {f"{c.get('target')}-{c.get('scheme')}": c for c in facts.artifacts}
     names = [*[n for n, r in rows.items() if n not in cards], *cards]
+    refused = [para(f"refused: {r}", "note") for r in facts.refused]
     if not names:
-        return section("Artifacts", missing("Artifacts", "None exported: `lowdino export RUN --target all` does it."))
+        hint = "None exported: `lowdino export RUN --target all` does it."
+        return section("Artifacts", *refused, missing("Artifacts", hint))
+            "Artifacts", *refused, missing("Artifacts", "None exported: `lowdino export RUN --target all` does it.")
+        )
     body = [_row(facts, n, cards.get(n, {}), rows.get(n, {})) for n in names]
     notes = [
         "of float: bytes beside the same target's float file. neighbours kept: how often the nearest image is the one "
@@ -174,7 +178,7 @@ def artifact_table(facts: Facts) -> str:
     ]
     if any(r.get("emulated") for r in rows.values()):
         notes.append("* run by a reference interpreter of the file, not by its device's runtime.")
-    return section("Artifacts", table(_HEAD, body), *(para(n, "note") for n in notes))
+    return section("Artifacts", table(_HEAD, body), *refused, *(para(n, "note") for n in notes))
 
 
 def _row(facts: Facts, name: str, card: Dict, row: Dict) -> list[str | tuple[str, str]]:

@@ -139,7 +139,8 @@ def fit(
                 raise KeyboardInterrupt
     result = _summary(run, total, cfg, time.perf_counter() - began)
     name = type(method).__name__.lower()
-    facts = {"stage": stage, "method": name, "seed": seed, "knn_top1": result.get("knn_last"), **(card or {})}
+    facts = {"stage": stage, "method": name, "seed": seed, "knn_top1": result.get("knn_last")}
+    facts |= {"entropy_ceiling": method.entropy_ceiling, **(card or {})}
     save_student(method.deployed(), run.student, {**facts, "epochs": cfg.epochs, "steps": total})
     return result
 

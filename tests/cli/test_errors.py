@@ -96,3 +96,58 @@ def test_wrong_usage_exits_with_2(args: tuple[str, ...], tmp_path: Path) -> None
     done = lowdino(*args, cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def test_nan_loss_names_the_step_and_keeps_the_checkpoint(few: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    diverge = ("train.optim.name=sgd", "train.optim.lr=1e25", "train.optim.clip_grad=0", "train.checkpoint_every=1")
+    sets = [x for s in (*diverge, "train.optim.warmup_epochs=0", "train.knn_every=0") for x in ("--set", s)]
+    done = lowdino(*TRAIN, "--data", few, "--epochs", "40", *sets, "--out", out, "--quiet", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    lines = [line for line in done.stderr.strip().splitlines() if not line.startswith("warning:")]
+    assert "not a finite number at step" in lines[0], done.stderr
+    assert "lr" in lines[1]
+    assert any((out / "checkpoints").glob("*/meta.json"))
+    assert not (out / "student.safetensors").exists()
+
+
+def test_corrupted_checkpoint_is_named(few: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    args = (*TRAIN, "--data", few, "--out", out, "--set", "train.knn_every=0", "--quiet")
+    assert lowdino(*args, cwd=tmp_path).returncode == 0
+    (out / "DONE").unlink()
+    (file,) = (out / "checkpoints").glob("*/method.safetensors")
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    done = lowdino(*args, "--resume", cwd=tmp_path)
+    assert done.returncode == 1
+    assert str(file.parent.name) in done.stderr and "Traceback" not in done.stderr
+    assert (out / "student.safetensors").is_file()
+
+
+def test_teacher_that_cannot_be_had_names_the_file(few: Path, tmp_path: Path) -> None:
+    args = ("distill", "--teacher", "dinov2_vits14", "--student", "nano", "--data", few, "--out", tmp_path / "out")
+    done = lowdino(*args, "--set", "data.download=false", "--quiet", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "dinov2_vits14_pretrain.pth" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_foreign_cache_names_both_values(few: Path, tmp_path: Path) -> None:
+    start = ("train", "--student", "nano", "--epochs", "1", "--batch-size", "4", "--data", few, "--quiet")
+    for seed in ("0", "1"):
+        done = lowdino(*start, "--seed", seed, "--out", tmp_path / f"teacher{seed}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    for seed in ("0", "1"):
+        made = ("cache", "--teacher", tmp_path / f"teacher{seed}", "--data", few, "--out", tmp_path / f"cache{seed}")
+        assert lowdino(*made, "--quiet", cwd=tmp_path).returncode == 0
+    (own,), (foreign,) = ((tmp_path / f"cache{s}").iterdir() for s in "01")
+    for file in own.iterdir():
+        file.unlink()
+    for file in foreign.iterdir():
+        (own / file.name).write_bytes(file.read_bytes())
+    made = ("cache", "--teacher", tmp_path / "teacher0", "--data", few, "--out", tmp_path / "cache0")
+    done = lowdino(*made, "--quiet", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert "teacher" in done.stderr and "Traceback" not in done.stderr
