@@ -168,8 +168,6 @@ def artifact_table(facts: Facts) -> str:
     if not names:
         hint = "None exported: `lowdino export RUN --target all` does it."
         return section("Artifacts", *refused, missing("Artifacts", hint))
-            "Artifacts", *refused, missing("Artifacts", "None exported: `lowdino export RUN --target all` does it.")
-        )
     body = [_row(facts, n, cards.get(n, {}), rows.get(n, {})) for n in names]
     notes = [
         "of float: bytes beside the same target's float file. neighbours kept: how often the nearest image is the one "
