@@ -55,7 +55,13 @@ def open_folder(root: Path, split: Split, seed: int = 0) -> ImageSet:
         rows_N = _part(labels, split, seed)
         ids, labels = [ids[i] for i in rows_N], labels[rows_N]
     if not ids:
-        raise UserError(f"no images in '{folder}'", f"put images there: {', '.join(sorted(EXTENSIONS))}")
+        packed = sorted(p.name for p in folder.glob("*.tar"))
+        hint = (
+            f"unpack {packed[0]} and the others first"
+            if packed
+            else f"put images there: {', '.join(sorted(EXTENSIONS))}"
+        )
+        raise UserError(f"no images in '{folder}'", hint)
     return ImageSet(
         name=root.name or str(root),
         ids=ids,
