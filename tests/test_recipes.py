@@ -9,6 +9,7 @@ import pytest
 from lowdino_edge import chain
 from lowdino_edge.config import Recipe, load_recipe
 from lowdino_edge.methods import METHODS
+from lowdino_edge.models.backbone import build_student, save_student
 from lowdino_edge.models.students import STUDENTS
 from lowdino_edge.models.teachers import TEACHERS
 
@@ -29,8 +30,8 @@ def test_recipe_names_things_that_exist(name: str) -> None:
     assert recipe.name != "run"
 
 
-def reduced(name: str, cache: Path) -> Recipe:
-    """The same settings on few, small images; an absent teacher is replaced by the student itself."""
+def reduced(name: str, tmp: Path) -> Recipe:
+    """The same settings on few, small images; a teacher that has to be fetched is replaced by an untrained student."""
     sets = [
         "data.source=synthetic", "data.train_limit=48", "data.test_limit=32", "student.image_size=64", "device=cpu",
         "export.targets=[onnx]", "export.schemes=[none]", "export.calibration_images=16", "export.parity_images=16",
@@ -43,14 +44,18 @@ def reduced(name: str, cache: Path) -> Recipe:
         sets += ["train.epochs=1", "train.batch_size=16", "train.knn_every=0"]
         sets += [f"train.views.{kind}.size=32" for kind in ("global", "local")]
     if recipe.distill is not None:
-        sets += ["distill.epochs=1", "distill.batch_size=16", "distill.prototypes=8", f"distill.cache={cache}"]
-        sets += ["distill.views.size=32", "distill.teacher=" + ("train" if recipe.train else "nano")]
+        sets += ["distill.epochs=1", "distill.batch_size=16", "distill.prototypes=8", f"distill.cache={tmp / 'cache'}"]
+        sets += ["distill.views.size=32"]
+        if recipe.train is None:
+            teacher = tmp / "teacher" / "student.safetensors"
+            save_student(build_student("nano", seed=0), teacher, {})
+            sets.append(f"distill.teacher={teacher}")
     return load_recipe(RECIPES / name, sets)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_recipe_runs_reduced(name: str, tmp_path: Path) -> None:
-    summary = chain.run(reduced(name, tmp_path / "cache"), tmp_path / "out")
+    summary = chain.run(reduced(name, tmp_path), tmp_path / "out")
     assert Path(summary["run"], "DONE").is_file()
     assert Path(summary["report"]).stat().st_size > 1000
     assert summary["artifacts"]
