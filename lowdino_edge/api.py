@@ -6,16 +6,17 @@ returns what it would print. Errors a user can mend are `UserError`.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowdino_edge import console
-from lowdino_edge.config import DistillConfig, KnnConfig, Recipe, TrainConfig
+from lowdino_edge import console, lineup
+from lowdino_edge.config import DistillConfig, KnnConfig, Recipe, TrainConfig, load_recipe
 from lowdino_edge.errors import UserError, unknown
 from lowdino_edge.resolve import Model, describe, resolve
-from lowdino_edge.run import Run, read_json
-from lowdino_edge.types import Calibration, Encoder
+from lowdino_edge.run import RUN_FILES, Run, is_run, read_json
+from lowdino_edge.types import Encoder
 from lowdino_edge.workspace import Split, Workspace, open_run
 
 if TYPE_CHECKING:
@@ -176,6 +177,7 @@ def export(
     """
     from lowdino_edge.export import check_scheme
     from lowdino_edge.prove import export_verified
+    from lowdino_edge.quant.calibration import calibration_from
 
     recipe = recipe or Recipe()
     found = resolve(model)
@@ -193,13 +195,15 @@ def export(
         if calibration is None
         else Workspace(recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": calibration})}))
     )
-    cal = Calibration(source.sample("train", student.preprocess, n_cal), source.recipe.data.source)
-    images = source.sample("test", student.preprocess, n_par)
+    ranges, images = source.calibration_and_proof(student.preprocess, n_cal, n_par)
+    where = source.recipe.data.source
+    cal = calibration_from(ranges, where, limit=n_cal) if len(ranges) else None
+    extra = {**_origin(found), "proof": {"source": where, "split": "test", "images": len(images)}}
     made, refused = [], []
     with console.bar("export", len(pairs)) as bar:
         for target, scheme in pairs:
             try:
-                artifact = export_verified(student, target, scheme, cal, images, base, extra=_origin(found))
+                artifact = export_verified(student, target, scheme, cal, images, base, extra=extra)
             except UserError as e:
                 refused.append(e)
                 console.warn(e.message)
@@ -233,6 +237,8 @@ def embed(model: str, source: str, out: Path, *, split: Split = "test", recipe: 
     """Embeds a split and writes `embeddings`, `labels`, `ids`, `classes` to an npz file."""
     from lowdino_edge.evals.embed import save_npz
 
+    if out.is_dir():
+        raise UserError(f"'{out}' is a directory", "name a file with --out, such as embeddings.npz")
     work = Workspace(_with_source(recipe or Recipe(), source))
     encoder = _encoder(resolve(model), work)
     result = work.embed(encoder, split)
@@ -249,7 +255,8 @@ def embed(model: str, source: str, out: Path, *, split: Split = "test", recipe: 
 def evaluate(
     model: str, source: str, task: str = "knn", *, recipe: Recipe | None = None, protocol: KnnConfig | None = None
 ) -> dict[str, Any]:
-    """One metric of one MODEL; written to results/ when MODEL belongs to a run."""
+    """One metric of one MODEL; written to results/ when MODEL belongs to a run. What was measured on other images, at
+    another size or by another vote goes into a file of its own: the run's own figures stay as they are."""
     if task not in TASKS:
         raise unknown("task", task, TASKS)
     recipe = _with_source(recipe or Recipe(), source)
@@ -257,15 +264,33 @@ def evaluate(
     found = resolve(model)
     encoder = _encoder(found, work)
     cfg = protocol or recipe.eval.knn[0]
-    result = {**describe(found), **work.knn(encoder, cfg)}
-    if found.run is not None:
+    result = {**describe(found), "data": source, **work.knn(encoder, cfg)}
+    if found.run is not None and is_run(found.run):
         name = "student" if found.kind == "student" else found.name
-        Run(found.run).result(_task_name(cfg), name, "host", result)
+        task = _task_name(cfg, recipe, load_recipe(found.run / "recipe.yaml"))
+        Run(found.run).result(task, name, "host", result)
     return result
 
 
-def _task_name(cfg: KnnConfig) -> str:
-    return "knn" if cfg.protocol == "standard" else f"knn-{cfg.protocol}"
+def _task_name(cfg: KnnConfig, recipe: Recipe, own: Recipe) -> str:
+    """`knn` is the run's own measurement, `knn-k1-t0.07` another vote, `eval-knn-<hash>` other images or pixels."""
+    task = "knn" if cfg.protocol == "standard" else f"knn-{cfg.protocol}"
+    if any(c.protocol == cfg.protocol and c != cfg for c in own.eval.knn) and cfg not in own.eval.knn:
+        task += f"-k{cfg.k}-t{cfg.temperature:g}"
+    if _same_data(recipe, own) and recipe.student.image_size in (None, own.student.image_size):
+        return task
+    return f"eval-{task}-{_short_hash(recipe.data.model_dump(), recipe.student.image_size)}"
+
+
+def _same_data(recipe: Recipe, own: Recipe) -> bool:
+    """Whether both mean the same images of the same set."""
+    a, b = recipe.data, own.data
+    here = a.source == b.source or (Path(a.source).is_dir() and Path(a.source).resolve() == Path(b.source).resolve())
+    return here and (a.train_limit, a.test_limit) == (b.train_limit, b.test_limit)
+
+
+def _short_hash(*values: Any) -> str:
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:8]
 
 
 def _with_source(recipe: Recipe, source: str) -> Recipe:
@@ -273,7 +298,10 @@ def _with_source(recipe: Recipe, source: str) -> Recipe:
 
 
 def _encoder(model: Model, work: Workspace) -> Encoder:
-    return model.encoder(work.device, image_size=work.recipe.student.image_size if model.kind == "student" else None)
+    size = work.recipe.student.image_size
+    if model.kind == "teacher" and size is not None:
+        raise UserError("--image-size is for students", f"write ID?image_size={size} for a teacher (before any @FILE)")
+    return model.encoder(work.device, image_size=size)
 
 
 def benchmark(
@@ -294,17 +322,19 @@ def benchmark(
     for device in devices:
         if device not in DEVICES:
             raise unknown("device", device, DEVICES)
-    found = [m for spec in models for m in _expand(resolve(spec))]
+    found = [m for spec in models for m in lineup.expand(resolve(spec))]
     if not found:
         raise UserError("nothing to benchmark", "name a run, artifacts or a student")
     work = work or Workspace(recipe)
     cfg = recipe.benchmark or BenchmarkConfig()
-    entries = [_entry(m, recipe) for m in found]
+    if found[0].run is not None and is_run(found[0].run) and not any(m.kind != "artifact" for m in found):
+        found.insert(0, resolve(str(found[0].run)))
+    groups = [lineup.group(m) for m in found]
+    several = len(set(groups)) > 1
+    entries = [lineup.entry(m, recipe, group if several else "") for m, group in zip(found, groups, strict=True)]
     reference = next((e for e in entries if e.target == "pytorch"), None)
-    if reference is None and found[0].run is not None:
-        reference = _entry(resolve(str(found[0].run)), recipe)
-        entries.insert(0, reference)
-    size = {m.encoder().preprocess for m in found}
+    wanted = recipe.student.image_size
+    size = {m.encoder(image_size=wanted if m.kind == "student" else None).preprocess for m in found}
     if len(size) > 1:
         raise UserError(
             f"the models take different image sizes: {sorted(p.image_size for p in size)}",
@@ -314,38 +344,15 @@ def benchmark(
     bank = work.bank(preprocess, cfg.knn_bank) if cfg.knn else None
     query = work.queries(preprocess, cfg.knn_queries)
     result = host.run(entries, reference, bank, query, cfg)
-    run = out or (Run(found[0].run) if found[0].run else None)
-    if run is not None:
-        run.result("benchmark", "all", "host", result)
+    if out is not None:
+        out.result("benchmark", "all", "host", result)
+    elif found[0].run is not None and is_run(found[0].run):
+        run = found[0].run
+        whole = [m.spec for m in found] == [m.spec for m in lineup.expand(resolve(str(run)))]
+        own = whole and _same_data(recipe, load_recipe(run / "recipe.yaml"))
+        name = "all" if own else f"some-{_short_hash(recipe.data.model_dump(), [m.spec for m in found])}"
+        Run(run).result("benchmark", name, "host", result)  # the report shows "all"
     return result
-
-
-def _expand(model: Model) -> list[Model]:
-    """A run stands for its float student and all its artifacts."""
-    if model.run is None or model.kind != "student":
-        return [model]
-    cards = sorted((model.run / "artifacts").glob("*/artifact.json"))
-    return [model, *(resolve(str(c.parent)) for c in cards)]
-
-
-def _entry(model: Model, recipe: Recipe) -> Any:
-    from lowdino_edge.artifact import Artifact
-    from lowdino_edge.bench.devices.host import Entry
-
-    if model.kind == "artifact":
-        card = Artifact.read(Path(model.spec)).card
-        return Entry(
-            model.name,
-            card["target"],
-            card["scheme"],
-            int(card["bytes"]),
-            lambda threads: model.encoder(threads=threads),
-        )
-    size = sum(f.stat().st_size for f in [Path(model.spec) / "student.safetensors"] if f.is_file())
-    image_size = recipe.student.image_size if model.kind == "student" else None
-    return Entry(
-        "pytorch", "pytorch", "none", size, lambda threads: model.encoder(threads=threads, image_size=image_size)
-    )
 
 
 def report(run: Path) -> Path:
@@ -355,6 +362,8 @@ def report(run: Path) -> Path:
 
     if not run.is_dir():
         raise UserError(f"no run at '{run}'", "name a run directory")
+    if not any((run / name).exists() for name in RUN_FILES - {"DONE", "train", ".DS_Store"}):
+        raise UserError(f"'{run}' holds no files of a run", "name a run directory")
     write_model_card(run)
     return build_report(run)
 

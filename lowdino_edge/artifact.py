@@ -70,6 +70,9 @@ class Artifact:
         """What golden.npz holds: `input` (n, 3, H, W) RGB in [0, 1], `embedding` (n, D) that this file gives for it on
         its own runtime, `reference` (n, D) from the float network in PyTorch."""
         path = self.dir / GOLDEN
+        expected = self.card.get("golden_sha256")
+        if expected is not None and path.is_file() and sha256(path) != expected:
+            raise UserError(f"'{path}' is not the one that was exported (sha256 differs)", f"restore it, or {_AGAIN}")
         try:
             with np.load(path, allow_pickle=False) as z:
                 return {k: np.asarray(z[k], dtype=np.float32) for k in ("input", "embedding", "reference")}

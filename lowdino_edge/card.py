@@ -238,8 +238,8 @@ def model_card(run_dir: Path) -> str:
         "- Figures hold for the data and protocol named above; images of another kind can be far worse.\n"
         "- It knows no classes and gives no calibrated confidence.\n"
         "- What the training images under-represent, the embeddings tell apart less well; this was not audited.\n"
-        "- Quantized artifacts were compared with the float network on the test images of this run only, and latencies "
-        "hold for the machine named.\n"
+        "- Artifacts were compared with the float network on the images that artifact.json names; latencies hold for "
+        "the machine named.\n"
         "- Not for identifying people, nor for decisions about them.",
     ]
     return "\n\n".join(p for p in parts if p) + "\n"
@@ -304,7 +304,11 @@ def _artifacts(facts: Facts) -> list[str]:
         )
         lines.append(f"| {' | '.join(cells)} |")
     cpu = at(facts.benchmark, "device", "cpu") or facts.env.get("cpu")
-    where = [f"Latency at batch 1 on {_md(cpu)}."] if cpu and facts.rows else []
+    threads = sorted({int(t) for r in facts.rows if (t := number(r, "threads")) and not r.get("emulated")})
+    on = f", {' or '.join(map(str, threads))} thread{'s' * (threads != [1])}" if threads else ""
+    where = [f"Latency at batch 1 on {_md(cpu)}{on}."] if cpu and facts.rows else []
+    if at(facts.benchmark, "protocol"):  # its bank may be a part of the training split
+        where.append(_md(f"kNN in this table: {protocol_text(facts.benchmark)}") + ".")
     return ["\n".join(lines), *where]
 
 

@@ -19,9 +19,11 @@ from lowdino_edge.config import Recipe
 from lowdino_edge.errors import UserError
 from lowdino_edge.resolve import resolve
 from lowdino_edge.run import Run, atomic_path, read_json, write_json
+from lowdino_edge.types import Preprocess
 from lowdino_edge.workspace import Workspace, open_run, seeded_sample
 
 QUERIES, NEIGHBOURS = 8, 6  # rows and columns of the picture in the report
+PIXELS = 48  # size at which raw pixels are compared, or the student's own if that is smaller
 
 
 def run(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
@@ -34,13 +36,14 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = Fa
             return summary(Run(out))
         top.write_env()
         work = Workspace(recipe)
+        _need_teacher(recipe, top)
         last = _learn(recipe, top, work)
         _ship(last, top)
         if recipe.eval.baselines and work.labelled():
             _baselines(top, work, recipe)
         _neighbours(top, work)
         refused = _export(recipe, top, work) if recipe.export is not None else None
-        if recipe.benchmark is not None and not (top.results / "benchmark__all__host.json").is_file():
+        if recipe.benchmark is not None and not _benchmarked(top):
             api.benchmark(
                 [str(top.path)], recipe.data.source, devices=recipe.benchmark.devices, recipe=recipe, work=work
             )
@@ -85,6 +88,16 @@ def _learn(recipe: Recipe, top: Run, work: Workspace) -> Run:
     return last
 
 
+def _need_teacher(recipe: Recipe, top: Run) -> None:
+    """A teacher that cannot be had is an error before hours of training, not after them."""
+    from lowdino_edge.models.teacher import load_teacher
+
+    cfg = recipe.distill
+    if recipe.train is None or cfg is None or cfg.teacher == "train" or Run(top.path / "train").done.is_file():
+        return
+    load_teacher(cfg.teacher, download=recipe.data.download)
+
+
 def _ship(stage: Run, top: Run) -> None:
     _copy(stage.student, top.student)
     _copy(stage.student_card, top.student_card)
@@ -105,7 +118,9 @@ def _baselines(top: Run, work: Workspace, recipe: Recipe) -> None:
         return
     untrained = build_student(recipe.student.id, recipe.student.image_size, seed=recipe.seed)
     work.knn_result(top, "untrained", EagerEncoder(untrained, name="untrained", device=work.device))
-    work.knn_result(top, "pixels", PixelEncoder(untrained.preprocess))
+    # a larger image would be a vector of 100,000 numbers and more, for each image of the bank
+    small = Preprocess(min(untrained.preprocess.image_size, PIXELS))
+    work.knn_result(top, "pixels", PixelEncoder(small))
 
 
 def _neighbours(top: Run, work: Workspace) -> None:
@@ -143,15 +158,32 @@ def _export(recipe: Recipe, top: Run, work: Workspace) -> UserError | None:
             api.export(str(top.path), targets=[target], schemes=[scheme], recipe=recipe, work=work)
         except UserError as e:
             refused.append(e)
+            shutil.rmtree(top.artifacts / f"{target}-{scheme}", ignore_errors=True)  # of earlier weights
     write_json(top.results / "refused.json", {"refused": [f"{e.message}; {e.hint}" for e in refused]})
     if not refused:
         return None
     return UserError(f"{len(refused)} of {len(pairs)} artifacts were refused: {refused[0].message}", refused[0].hint)
 
 
+def _benchmarked(top: Run) -> bool:
+    """Whether an earlier start of this chain measured the artifacts that are there now."""
+    path = top.results / "benchmark__all__host.json"
+    if not path.is_file():
+        return False
+    cards = list(top.artifacts.glob("*/artifact.json"))
+    measured = {row["artifact"] for row in read_json(path)["results"]}
+    return {"pytorch", *(c.parent.name for c in cards)} == measured and all(
+        c.stat().st_mtime <= path.stat().st_mtime for c in cards
+    )
+
+
 def _fresh(path: Path, top: Run) -> bool:
     """Whether an earlier start of this chain made the artifact from the very student that ships."""
     if not (path / "artifact.json").is_file():
         return False
-    origin = Artifact.read(path).card.get("origin", {})
+    try:
+        origin = Artifact.read(path).card.get("origin", {})
+    except UserError as e:
+        console.warn(f"{e.message}; it is made again")
+        return False
     return bool(origin.get("sha256") == read_json(top.student_card).get("sha256"))

@@ -130,7 +130,10 @@ def train(
 def _dry_run(recipe: Recipe) -> None:
     from lowdino_edge import api
 
-    found = api.estimate(recipe)
+    if recipe.train is None and recipe.distill is not None:
+        found = api.cache(recipe, Path(recipe.distill.cache), dry_run=True)
+    else:
+        found = api.estimate(recipe)
     emit(found, "\n".join(f"{k}: {v}" for k, v in found.items()))
 
 
@@ -211,10 +214,16 @@ def export(
     from lowdino_edge import api
     from lowdino_edge.export import TARGETS, canonical_scheme, canonical_target
 
-    wanted = [t for name in target or ["all"] for t in (list(TARGETS) if name == "all" else [canonical_target(name)])]
-    schemes = [canonical_scheme(s) for s in quantize or ["none"]]
-    source = calibration or _data_of(model)
-    loaded = load_recipe(recipe, set_, flags={"student.image_size": image_size, "data.source": source})
+    named = load_recipe(recipe, set_, flags={"student.image_size": image_size})
+    cfg = named.export  # a recipe's export: section, or --set export.targets=...
+    targets = target or (cfg.targets if cfg and "targets" in cfg.model_fields_set else ["all"])
+    wanted = [t for name in targets for t in (list(TARGETS) if name == "all" else [canonical_target(name)])]
+    named_schemes = quantize or (cfg.schemes if cfg and "schemes" in cfg.model_fields_set else ["none"])
+    schemes = [canonical_scheme(s) for s in named_schemes]
+    source = calibration or (cfg.calibration if cfg else None)
+    source = source or (named.data.source if "source" in named.data.model_fields_set else _data_of(model))
+    flags = {"student.image_size": image_size, "data.source": source, "export.calibration": source if cfg else None}
+    loaded = load_recipe(recipe, set_, flags=flags)
     made = api.export(model, targets=wanted, schemes=schemes, out=out, recipe=loaded)
     text = "\n".join(str(a.dir) for a in made)
     emit(
@@ -261,7 +270,7 @@ def eval_(
     task: o.Task = "knn",
     k: o.K = None,
     temperature: o.Temperature = None,
-    protocol: o.Protocol = "standard",
+    protocol: o.Protocol = None,
     image_size: o.ImageSize = None,
     workers: o.Workers = None,
     device: o.Device = None,
@@ -271,8 +280,11 @@ def eval_(
     debug: o.Debug = False,
 ) -> None:
     """One metric of a run, an artifact, a student or a teacher."""
-    wanted = {"protocol": protocol, **{n: v for n, v in (("k", k), ("temperature", temperature)) if v is not None}}
-    loaded = load_recipe(None, set_, flags={**o.flags("", locals()), "eval.knn": [wanted]})
+    given = {"protocol": protocol, "k": k, "temperature": temperature}
+    flags = o.flags("", locals())
+    first = load_recipe(None, set_, flags=flags).eval.knn[:1]
+    wanted = {**(first[0].model_dump() if first else {}), **{n: v for n, v in given.items() if v is not None}}
+    loaded = load_recipe(None, set_, flags={**flags, "eval.knn": [wanted]})
     from lowdino_edge import api
 
     result = api.evaluate(model, data, task, recipe=loaded)
@@ -346,10 +358,12 @@ def doctor(json_: o.Json = False, debug: o.Debug = False) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point: turns every outcome into an exit code."""
-    sys.exit(_guarded(lambda: app(args=argv, standalone_mode=False)))
+    given = sys.argv[1:] if argv is None else argv
+    resumable = given[:1] in (["run"], ["train"], ["distill"])
+    sys.exit(_guarded(lambda: app(args=argv, standalone_mode=False), resumable))
 
 
-def _guarded(call: Callable[[], Any]) -> int:
+def _guarded(call: Callable[[], Any], resumable: bool) -> int:
     try:
         code = call()
         if code == INTERRUPTED:  # typer catches Ctrl-C itself and gives its code
@@ -363,7 +377,7 @@ def _guarded(call: Callable[[], Any]) -> int:
     except typer.Exit as e:
         return e.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted; the same command with --resume continues", file=sys.stderr)
+        print("interrupted; the same command " + ("with --resume continues" if resumable else "again"), file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

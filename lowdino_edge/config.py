@@ -191,7 +191,7 @@ class Recipe(Strict):
     """The whole chain. A stage that is null is left out."""
 
     name: str = "run"
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: str = "auto"
     data: DataConfig = DataConfig()
     student: StudentConfig = StudentConfig()

@@ -81,6 +81,7 @@ def export_verified(
         z_ND, card["parity"] = _prove(draft, images_NCHW, z_ref_ND)
         n = GOLDEN_IMAGES
         artifacts.write_golden(tmp, inputs_NCHW=images_NCHW[:n], embedding_ND=z_ND[:n], reference_ND=z_ref_ND[:n])
+        card["golden_sha256"] = artifacts.digest(tmp / artifacts.GOLDEN)
         artifacts.write_card(tmp, card)
     return Artifact.read(place)
 
@@ -184,6 +185,8 @@ def _sweep(place: Path) -> None:
 
 
 def _alive(pid: int) -> bool:
+    if os.name == "nt":  # there signal 0 is Ctrl-C
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -41,12 +41,8 @@ class Model:
         if self.kind == "teacher":
             from lowdino_edge.models.teacher import load_teacher
 
-            return EagerEncoder(load_teacher(self.spec), name=self.name, device=device)
-        if threads is not None:
-            import torch
-
-            torch.set_num_threads(threads)
-        return EagerEncoder(self.student(image_size), name=self.name, device=device)
+            return EagerEncoder(load_teacher(self.spec), name=self.name, device=device, threads=threads)
+        return EagerEncoder(self.student(image_size), name=self.name, device=device, threads=threads)
 
     def student(self, image_size: int | None = None) -> Student:
         """The PyTorch student. Raises `UserError` for anything that is not one."""

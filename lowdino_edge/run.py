@@ -81,7 +81,8 @@ class Run:
 
     @classmethod
     def create(cls, path: Path, *, resume: bool = False, overwrite: bool = False) -> Run:
-        """Makes the directory. An existing, non-empty one is an error unless `resume` or `overwrite` is asked for."""
+        """Makes the directory. An existing, non-empty one is an error unless `resume` or `overwrite` is asked for;
+        with `overwrite` (and no `resume`) the earlier run lies `aside` until the new one has something to show."""
         if path.exists() and not path.is_dir():
             raise UserError(f"'{path}' is a file", "name a directory with --out")
         if path.is_dir() and any(path.iterdir()) and not resume:
@@ -90,11 +91,9 @@ class Run:
                     f"'{path}' already exists",
                     "add --resume to continue it, --overwrite to start anew, or another --out",
                 )
-            if not _looks_like_run(path):
-                raise UserError(
-                    f"'{path}' is no lowdino run, so it is not overwritten", "name another --out, or empty it yourself"
-                )
-            shutil.rmtree(path)
+            _check_ours(path)
+            shutil.rmtree(aside(path), ignore_errors=True)
+            path.rename(aside(path))
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as e:
@@ -140,9 +139,34 @@ class Run:
         write_text(self.done, time.strftime("%Y-%m-%dT%H:%M:%SZ\n", time.gmtime()))
 
 
-def _looks_like_run(path: Path) -> bool:
-    known = ("recipe.yaml", "student.safetensors", "metrics.jsonl", "checkpoints", "env.json", "DONE", "artifact.json")
-    return any((path / name).exists() for name in known)
+RUN_FILES = frozenset((
+    "recipe.yaml", "env.json", "metrics.jsonl", "checkpoints", "student.safetensors", "student.json", "artifacts",
+    "results", "report.html", "MODEL_CARD.md", "DONE", "train", "distill", ".DS_Store",
+))  # fmt: skip
+
+
+def aside(path: Path) -> Path:
+    """Where the run that is being overwritten lies meanwhile."""
+    return path.resolve().with_name(f".{path.resolve().name}.old")
+
+
+def is_run(path: Path) -> bool:
+    return (path / "recipe.yaml").is_file()
+
+
+def _check_ours(path: Path) -> None:
+    """Only a run with nothing of anybody else's in it may be overwritten."""
+    if not is_run(path):
+        raise UserError(
+            f"'{path}' is no lowdino run, so it is not overwritten", "name another --out, or empty it yourself"
+        )
+    names = sorted(p.name for p in path.iterdir())
+    foreign = [n for n in names if n not in RUN_FILES and not (n.startswith(".") and n.endswith(".tmp"))]
+    if foreign:
+        raise UserError(
+            f"'{path}' also holds '{foreign[0]}', which is no part of a lowdino run, so it is not overwritten",
+            "move that elsewhere, or name another --out",
+        )
 
 
 def environment() -> dict[str, Any]:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from lowdino_edge import console
-from lowdino_edge.config import KnnConfig, Recipe, dump_recipe
+from lowdino_edge.config import KnnConfig, Recipe, dump_recipe, load_recipe
 from lowdino_edge.errors import UserError
-from lowdino_edge.run import Run, write_text
+from lowdino_edge.run import Run, aside, is_run, write_text
 from lowdino_edge.types import Embeddings, Encoder, Float, Preprocess
 
 if TYPE_CHECKING:
@@ -74,6 +74,21 @@ class Workspace:
     def sample(self, split: Split, preprocess: Preprocess, n: int) -> Float:
         """n seeded images of a split as float32 RGB in [0, 1], (n, 3, S, S)."""
         return self.pixels(split, preprocess, n).u8_NCHW[:n].astype(np.float32) / np.float32(255)
+
+    def calibration_and_proof(self, preprocess: Preprocess, n_cal: int, n_proof: int) -> tuple[Float, Float]:
+        """Images that int8 ranges come from, and others to prove the files on: of the training and of the test split.
+        The splits of a flat folder are the same images, so these are divided; at least two are for the proof."""
+        from lowdino_edge.data.pixels import load_pixels
+
+        images = self.images("test")
+        if list(self.images("train").ids) != list(images.ids):
+            return self.sample("train", preprocess, n_cal), self.sample("test", preprocess, n_proof)
+        n_proof = min(n_proof, max(2, len(images) // 2))
+        order = np.random.Generator(np.random.PCG64([self.recipe.seed, len(images)])).permutation(len(images))
+        rows = np.concatenate([order[:n_proof], order[n_proof : n_proof + n_cal]])
+        pixels = load_pixels(images.subset(rows), preprocess, workers=self.recipe.data.workers)
+        x_NCHW = pixels.u8_NCHW.astype(np.float32) / np.float32(255)
+        return x_NCHW[n_proof:], x_NCHW[:n_proof]
 
     def new_student(self, weights: Path | None = None) -> Student:
         """The recipe's student: from `weights`, else from the recipe's own, else random by the recipe's seed."""
@@ -151,20 +166,26 @@ class Workspace:
 def open_run(recipe: Recipe, out: Path, *, resume: bool, overwrite: bool) -> Iterator[Run | None]:
     """A run directory for one stage. Yields None when it is done already and only to be resumed.
 
-    A stage that fails before its first checkpoint leaves no directory behind, if it was this stage that made it.
+    A stage that fails before its first checkpoint leaves no directory behind, if it was this stage that made it; the
+    run that it was to overwrite is put back. With `resume` there is nothing to overwrite.
     """
-    fresh = not out.exists() or overwrite or not any(out.iterdir())
+    overwrite = overwrite and not resume
+    held = out.is_dir() and any(p.suffix != ".tmp" for p in out.iterdir())
+    fresh = overwrite or not held
+    if resume and held and not is_run(out):
+        raise UserError(f"'{out}' is no lowdino run, so it cannot be resumed", "name the run's directory with --out")
     run = Run.create(out, resume=resume, overwrite=overwrite)
-    if resume and run.done.is_file():
-        console.say(f"'{out}' is done already")
-        yield None
-        return
     text = dump_recipe(recipe)
-    if resume and run.recipe.is_file() and run.recipe.read_text(encoding="utf-8") != text:
+    if resume and run.recipe.is_file() and load_recipe(run.recipe) != recipe:
         raise UserError(
             f"the settings differ from those '{out}' was started with: {_first_difference(run.recipe, text)}",
             "resume with the same settings (its recipe.yaml), or use another --out",
         )
+    if resume and run.done.is_file():
+        console.say(f"'{out}' is done already")
+        yield None
+        return
+    earlier = aside(out) if overwrite and held else None
     try:
         write_text(run.recipe, text)
         yield run
@@ -172,7 +193,12 @@ def open_run(recipe: Recipe, out: Path, *, resume: bool, overwrite: bool) -> Ite
         # a chain's stages keep their checkpoints below it
         if fresh and not any(out.rglob("checkpoints/*/meta.json")) and not any(out.rglob("student.safetensors")):
             shutil.rmtree(out, ignore_errors=True)
+            if earlier is not None and earlier.is_dir() and not out.exists():
+                earlier.rename(out)
         raise
+    finally:
+        if earlier is not None:
+            shutil.rmtree(earlier, ignore_errors=True)
 
 
 def _first_difference(saved: Path, text: str) -> str:

@@ -90,7 +90,7 @@ def exported(run: Path) -> None:
         rows.append(bench_row(target, "none", 4_640_000 + 9000 * i, 0.80 + 0.21 * i, 0.702))
         rows.append(bench_row(target, "w8a8", 1_300_000 + 52_000 * i, 0.52 + 0.27 * i, 0.697 - 0.003 * i))
     benchmark = {
-        "task": "benchmark", "results": rows, "n_bank": 4000, "n_query": 1000,
+        "task": "benchmark", "results": rows, "n_bank": 2500, "n_query": 1000, "protocol": knn(0.7)["protocol"],
         "device": {"cpu": "Some CPU", "cores": 2, "int8_dot": ["avx512_vnni"]},
     }  # fmt: skip
     write(run / "results" / "benchmark__all__host.json", benchmark)
@@ -199,6 +199,7 @@ def test_every_part_is_there_with_its_figures(whole: Path) -> None:
         "70.20%", "+46.1", "+51.5", "8", "1.30 MB", "0.52 ms",
         "Distillation added 1.90 points: 68.30% kNN before it, 70.20% after",
         "standard protocol: 32 px, k = 20, cosine", "lowdino-legacy protocol", "51.20%",
+        "kNN of the artifacts, and in the chart: standard protocol", "bank 2500 training images",
         "Pareto front", "By these figures ship onnx-w8a8", "ln K = 6.93", "ln K = 6.21", "avx512_vnni",
         "24 of 30 neighbours", "stripe grid", "torch 2.14.1", "CC-BY-4.0", "done 2026-01-02T03:04:05Z",
         "Left out of the chart: coreml-none, coreml-w8a8", "view 4", "teacher_entropy",
@@ -375,7 +376,8 @@ def test_model_card_says_what_a_reader_must_know(whole: Path) -> None:
     for part in (
         "# quickstart", "1,152,384", "256 dimensions", "RGB in [0, 1]", "synthetic", "feedbeef", "teacher: nano",
         "0123456789ab", "CC-BY-4.0", "70.20% kNN top-1", "k = 20", "onnx-w8a8", "0.99890", "Intended use", "Limits",
-        "Distillation added 1.90 points", "Some CPU",
+        "Distillation added 1.90 points", "Some CPU", "kNN in this table: standard protocol",
+        "bank 2500 training images",
     ):  # fmt: skip
         assert part in text.replace("\\[", "["), part
     assert "None" not in text

@@ -23,6 +23,7 @@ from lowdino_edge.types import Embeddings, Float, Int64
 
 ALSO_K = (1, 10, 100, 200)
 BLOCK = 256
+_CELLS = 2**22  # differences held at once: 32 MB
 ZERO_LIMIT = 0.01  # share of zero embeddings (a black image, say) that is still no fault of the model
 Metric = Literal["cosine", "euclid"]
 
@@ -43,7 +44,7 @@ def evaluate(bank: Embeddings, query: Embeddings, cfg: KnnConfig, image_size: in
     Raises:
         UserError: no labels, embeddings that are not finite or are zero, classes or widths that differ.
     """
-    bank, query = _usable(bank, "bank"), _usable(query, "query set")
+    bank, query = _labelled(bank, query)
     legacy = cfg.protocol == "lowdino-legacy"
     k = 1 if legacy else min(cfg.k, len(bank.labels))
     temperature = None if legacy else cfg.temperature
@@ -72,7 +73,7 @@ def evaluate(bank: Embeddings, query: Embeddings, cfg: KnnConfig, image_size: in
 
 def knn_top1(bank: Embeddings, query: Embeddings, k: int = 20, temperature: float = 0.07) -> float:
     """Top-1 of the standard protocol, in [0, 1]; k is clipped to the bank. Raises as `evaluate` does."""
-    bank, query = _usable(bank, "bank"), _usable(query, "query set")
+    bank, query = _labelled(bank, query)
     k = min(k, len(bank.labels))
     return knn_accuracy(bank, query, (k,), temperature)[k]
 
@@ -165,8 +166,12 @@ def top_k(score_BM: NDArray[Any], k: int) -> tuple[NDArray[Any], Int64]:
 
 
 def _by_distance(q_BD: Float, b_MD: Float, index_BL: Int64, k: int) -> tuple[NDArray[Any], Int64]:
-    difference_BLD = q_BD[:, None, :].astype(np.float64) - b_MD[index_BL]
-    score_BL = -0.5 * (difference_BLD**2).sum(axis=2)
+    step = max(1, _CELLS // (index_BL.shape[1] * q_BD.shape[1]))  # a few queries at a time: raw pixels are wide
+    parts = []
+    for i in range(0, len(q_BD), step):
+        difference_bLD = q_BD[i : i + step, None, :].astype(np.float64) - b_MD[index_BL[i : i + step]]
+        parts.append(-0.5 * (difference_bLD**2).sum(axis=2))
+    score_BL = np.concatenate(parts)
     order_BK = np.lexsort((index_BL, -score_BL), axis=1)[:, :k]
     return np.take_along_axis(score_BL, order_BK, axis=1), np.take_along_axis(index_BL, order_BK, axis=1)
 
@@ -191,6 +196,17 @@ def _vote(label_BK: Int64, weight_BK: NDArray[Any], n_classes: int) -> Int64:
     rows = np.arange(len(label_BK))[:, None] * n_classes
     votes = np.bincount((rows + label_BK).ravel(), weight_BK.ravel(), minlength=len(label_BK) * n_classes)
     return votes.reshape(len(label_BK), n_classes).argmax(axis=1)
+
+
+def _labelled(bank: Embeddings, query: Embeddings) -> tuple[Embeddings, Embeddings]:
+    """The labelled rows of both, whose labels must mean the same classes."""
+    bank, query = _usable(bank, "bank"), _usable(query, "query set")
+    if list(bank.classes) != list(query.classes):
+        raise UserError(
+            f"the classes of the bank ({len(bank.classes)}) are not those of the query set ({len(query.classes)})",
+            "embed both splits of one data set",
+        )
+    return bank, query
 
 
 def _usable(e: Embeddings, what: str) -> Embeddings:

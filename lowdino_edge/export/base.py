@@ -144,9 +144,10 @@ def conversion_error(target: str, scheme: str, student: Any, error: Exception, p
 
 
 def not_int8(target: str, student: Any, left: list[str], total: int) -> UserError:
-    """The error for a w8a8 file that holds float convolutions."""
+    """The error for a w8a8 file that holds float convolutions, or none that could be recognised as int8."""
+    named = f"left {len(left)} of {total} convolutions of '{student.id}' in float: {', '.join(left[:5])}"
     return UserError(
-        f"{target} left {len(left)} of {total} convolutions of '{student.id}' in float: {', '.join(left[:5])}",
+        f"{target} {named}" if left else f"the {target} file of '{student.id}' holds no convolution, so none is int8",
         f"use --target {target} --quantize none, or a convolutional student such as mobilenetv4_conv_small",
     )
 

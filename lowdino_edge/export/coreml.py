@@ -51,7 +51,7 @@ def lower(student: Any, scheme: str, calibration: Calibration | None, path: Path
     card = {**_card(student, scheme), "toolchain": _toolchain()}
     if scheme == "w8a8":
         total, left = float_convolutions(model.get_spec())
-        if left:
+        if left or not total:
             raise base.not_int8("coreml", student, left, total)
         card["quantization"] = {
             "convolutions_int8": total, "weight_bits": 8, "per_channel": True, "ranges": "min-max"

@@ -57,7 +57,7 @@ def lower(student: Any, scheme: str, calibration: Calibration | None, path: Path
         "toolchain": base.versions("torch", "executorch", "torchao"),
     }
     if scheme == "w8a8":
-        if left_float:
+        if left_float or not convolutions:
             raise base.not_int8("executorch", student, left_float, convolutions)
         card["quantization"] = {
             "convolutions_int8": convolutions, "weight_bits": 8, "per_channel": True, "ranges": "min-max"

@@ -52,7 +52,7 @@ def lower(student: Any, scheme: str, calibration: Calibration | None, path: Path
     }
     if scheme == "w8a8":
         total, left = float_convolutions(model)
-        if left:
+        if left or not total:
             raise base.not_int8("onnx", student, left, total)
         card["quantization"] = {"convolutions_int8": total, "weight_bits": 7, "per_channel": True, "ranges": "min-max"}
         card["note"] = "int8 weights span 7 bits, so that CPUs without VNNI do not saturate"

@@ -53,7 +53,7 @@ def lower(student: Any, scheme: str, calibration: Calibration | None, path: Path
     if scheme == "w8a8":
         convs = [op for op in operators if op[0] in _CONVOLUTIONS]
         left = [f"{name} #{i}" for i, (name, types) in enumerate(convs) if types[:2] != ["INT8", "INT8"]]
-        if left:
+        if left or not convs:
             raise base.not_int8("tflite", student, left, len(convs))
         card["quantization"] = {
             "convolutions_int8": len(convs), "weight_bits": 8, "per_channel": True, "ranges": "min-max"

@@ -28,6 +28,7 @@ from lowdino_edge.models.backbone import Student, seeded
 from lowdino_edge.types import Float, Int64, Progress
 
 SAMPLE_ROWS = 100_000  # of the cache, for the prototypes
+TEMPERATURE_ROWS = 4096  # of those, for the teacher's temperature
 ROWS_A_PROTOTYPE = 8  # fewer, and a centre is little more than an image
 
 
@@ -76,7 +77,8 @@ class Distill(Method):
         k = min(cfg.prototypes, max(2, len(unit_ND) // ROWS_A_PROTOTYPE))
         self.register_buffer("prototypes_KD", spherical_kmeans(unit_ND, k, seed=seed))
         self.entropy_ceiling = math.log(k)
-        cos_NK = unit_ND[:4096] @ self.prototypes_KD.T
+        spread_ND = unit_ND[:: -(-len(unit_ND) // TEMPERATURE_ROWS)]  # folders list one class after the other
+        cos_NK = spread_ND @ self.prototypes_KD.T
         teacher_temp = cfg.teacher_temp or temperature_for_entropy(cos_NK, cfg.teacher_entropy)
         self.register_buffer("teacher_temp", torch.tensor(teacher_temp))
         self.register_buffer("student_temp", torch.tensor(cfg.student_temp or teacher_temp))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lowdino_edge.card import Dict, Facts, at, number
+from lowdino_edge.card import Dict, Facts, at, number, protocol_text
 from lowdino_edge.plots import Bubble, bubble_chart
 from lowdino_edge.report.page import missing, para, section, table
 
@@ -174,6 +174,8 @@ def artifact_table(facts: Facts) -> str:
         "PyTorch finds, among the images of the parity check; below it, nearest of the bank for every test query. "
         "Latency at batch 1, models taking turns; noise is the interquartile range over the median."
     ]
+    if at(facts.benchmark, "protocol"):  # its bank may be a part of the training split
+        notes.append(f"kNN of the artifacts, and in the chart: {protocol_text(facts.benchmark)}.")
     if any(r.get("emulated") for r in rows.values()):
         notes.append("* run by a reference interpreter of the file, not by its device's runtime.")
     return section("Artifacts", table(_HEAD, body), *refused, *(para(n, "note") for n in notes))

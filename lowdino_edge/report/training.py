@@ -68,7 +68,7 @@ def headline(facts: Facts) -> str:
     return (
         f'<div class="tiles">{"".join(tiles)}</div>'
         + para(distillation_verdict(facts), "say")
-        + (para(f"Every kNN figure here: {protocol_text(protocol)}.", "note") if protocol else "")
+        + (para(f"kNN here and under Accuracy: {protocol_text(protocol)}.", "note") if protocol else "")
     )
 
 

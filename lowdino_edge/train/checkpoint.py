@@ -126,5 +126,5 @@ def _fill_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
 
 
 def _to_disk(path: Path) -> None:
-    with path.open("rb") as f:
+    with path.open("r+b") as f:  # Windows syncs no file that is open for reading only
         os.fsync(f.fileno())

@@ -174,7 +174,12 @@ def _summary(run: Run, total: int, cfg: LoopConfig, seconds: float) -> dict[str,
     rows = run.history()
     losses = [r["loss"] for r in rows if "loss" in r]
     knn = [r["knn_top1"] for r in rows if "knn_top1" in r]
-    result = {"steps": total, "epochs": cfg.epochs, "seconds": round(seconds, 1), "final_loss": losses[-1]}
+    result = {
+        "steps": total,
+        "epochs": cfg.epochs,
+        "seconds": round(seconds, 1),
+        "final_loss": losses[-1] if losses else None,
+    }
     return {**result, "knn_last": knn[-1], "knn_best": max(knn)} if knn else result
 
 

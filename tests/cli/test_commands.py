@@ -131,6 +131,9 @@ def test_eval_of_a_run_and_of_a_student_id(trained: Path) -> None:
     limits = ("--set", "data.train_limit=200", "--set", "data.test_limit=50")
     result = as_json(lowdino("eval", trained, "--data", "synthetic", "--task", "knn", *limits, "--json"))
     assert (result["task"], result["n_bank"], result["n_query"]) == ("knn", 200, 50)
+    own = json.loads((trained / "results" / "knn__student__host.json").read_text())
+    assert own["n_bank"] == 256  # the run's own figure is not overwritten by that of other images
+    assert len(list((trained / "results").glob("eval-knn-*__student__host.json"))) == 1
     done = lowdino("eval", "nano", "--data", "synthetic", "--imgsz", "32", *limits, "--json")
     assert "RANDOM" in done.stderr
     assert as_json(done)["n_query"] == 50

@@ -91,6 +91,37 @@ def test_existing_run_is_kept(few: Path, tmp_path: Path) -> None:
     assert [p.name for p in out.iterdir()] == ["thesis.txt"]
 
 
+def test_overwriting_costs_nobody_a_file(few: Path, tmp_path: Path) -> None:
+    """A failed start puts the earlier run back; what is no part of a run is never deleted, whatever the flags."""
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "recipe.yaml").write_text("name: earlier\n")
+    (out / "DONE").write_text("then\n")
+    done = lowdino(*TRAIN, "--data", tmp_path / "nowhere", "--out", out, "--overwrite", "--quiet", cwd=tmp_path)
+    assert done.returncode == 1 and "does not exist" in done.stderr
+    assert sorted(p.name for p in out.iterdir()) == ["DONE", "recipe.yaml"]
+    assert not list(tmp_path.glob(".run*"))
+    (out / "thesis.txt").write_text("mine")
+    done = lowdino(*TRAIN, "--data", few, "--out", out, "--overwrite", "--quiet", cwd=tmp_path)
+    assert done.returncode == 1 and "thesis.txt" in done.stderr
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "me.txt").write_text("mine")
+    done = lowdino(*TRAIN, "--data", few, "--out", photos, "--resume", "--overwrite", "--quiet", cwd=tmp_path)
+    assert done.returncode == 1 and "no lowdino run" in done.stderr
+    done = lowdino("report", photos, cwd=tmp_path)
+    assert done.returncode == 1 and "holds no files of a run" in done.stderr
+    assert [p.name for p in photos.iterdir()] == ["me.txt"]
+
+
+def test_a_file_as_out_and_a_negative_seed(few: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    done = lowdino(*TRAIN, "--data", few, "--out", tmp_path / "file", "--quiet", cwd=tmp_path)
+    assert done.returncode == 1 and "is a file" in done.stderr
+    done = lowdino(*TRAIN, "--data", few, "--out", tmp_path / "out", "--seed", "-1", "--quiet", cwd=tmp_path)
+    assert done.returncode == 1 and "bad value for 'seed'" in done.stderr
+
+
 @pytest.mark.parametrize("args", [("trian",), ("train", "--batch-size", "many"), ("eval", "nano"), ("export",)])
 def test_wrong_usage_exits_with_2(args: tuple[str, ...], tmp_path: Path) -> None:
     done = lowdino(*args, cwd=tmp_path)

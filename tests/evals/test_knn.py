@@ -103,6 +103,14 @@ def test_nearest_over_several_blocks(metric: knn.Metric) -> None:
     np.testing.assert_allclose(score, -np.sort(-full, axis=1)[:, :9], rtol=1e-5, atol=1e-5)
 
 
+def test_distances_of_wide_embeddings_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank, query = clustered(200, 17).embeddings, clustered(50, 18).embeddings
+    whole = knn.nearest(bank, query, 3, "euclid")
+    monkeypatch.setattr(knn, "_CELLS", 1000)
+    for a, b in zip(whole, knn.nearest(bank, query, 3, "euclid"), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_unlabelled_images_are_left_out() -> None:
     bank, query = clustered(300, 12), clustered(100, 13)
     labels = query.labels.copy()
@@ -127,6 +135,7 @@ def test_unusable_embeddings_are_errors() -> None:
         (good, broken(good, embeddings=nan), "1 of 50 embeddings of the query set are not finite"),
         (good, broken(good, embeddings=np.zeros_like(nan)), "50 of 50 embeddings of the query set are zero"),
         (broken(good, embeddings=good.embeddings[:, :5]), good, "5 wide, the queries' 24"),
+        (broken(good, classes=good.classes[::-1]), good, "classes of the bank"),
     ]
     for bank, query, text in cases:
         with pytest.raises(UserError, match=text):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from torch import nn
 from lowdino_edge.errors import UserError
 from lowdino_edge.export import TARGETS, base
 from lowdino_edge.models.backbone import Student
+from lowdino_edge.quant.calibration import calibration_from
 from lowdino_edge.types import Preprocess
 
 INT8 = [t.id for t in TARGETS.values() if "w8a8" in t.schemes]
@@ -86,6 +88,22 @@ def test_a_w8a8_file_with_float_convolutions_is_refused(calibration, tmp_path: P
     with pytest.raises(UserError, match="left 1 of 1 convolutions of 'micro' in float"):
         onnx.lower(Micro(), "w8a8", small, tmp_path / "m")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_w8a8_file_without_convolutions_is_no_proof_of_int8(tmp_path: Path) -> None:
+    """A converter that renamed them would otherwise pass: none of none is float."""
+
+    class Flat(Micro):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 8))  # type: ignore[assignment]
+
+        def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+            return self.stem(x_BCHW)
+
+    images = calibration_from(np.random.default_rng(0).random((8, 3, 16, 16), dtype=np.float32), "noise")
+    with pytest.raises(UserError, match="holds no convolution"):
+        TARGETS["onnx"].load().lower(Flat(), "w8a8", images, tmp_path / "model.onnx")
 
 
 def test_onnx_half_keeps_what_overflows(tmp_path: Path) -> None:

@@ -127,6 +127,28 @@ def test_targets_are_neither_one_hot_nor_flat(tmp_path: Path) -> None:
     assert (float(fixed.teacher_temp), float(fixed.student_temp)) == pytest.approx((0.2, 0.3))
 
 
+def test_the_temperature_follows_all_classes_of_an_ordered_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lowdino_edge.methods.distill.TEMPERATURE_ROWS", N // 4)
+    everything = np.random.default_rng(0).normal(size=(N, 24)).astype(np.float32)
+    everything[: N // 2] = everything[0] + 0.01 * everything[: N // 2]  # a class of near duplicates comes first
+
+    class Ordered:
+        embed_dim = 24
+
+        def locate(self, ids: object) -> np.ndarray:
+            return np.arange(N)
+
+        def take(self, rows: np.ndarray) -> np.ndarray:
+            return everything[rows]
+
+    ids = [str(i) for i in range(N)]
+    method = Distill(build_student("nano", SIZE, seed=0), config(), cache=Ordered(), ids=ids)
+    entropy = torch.distributions.Categorical(logits=method._teacher_logits(torch.arange(N))).entropy().mean()
+    assert float(entropy) == pytest.approx(0.5 * math.log(8), rel=0.1)
+
+
 def test_the_loss_is_a_mean_over_views_and_scaled_by_t_squared(tmp_path: Path) -> None:
     _, u8 = pictures()
     index = np.arange(10)

@@ -129,3 +129,15 @@ def test_eager_puts_training_flags_back(x_BCHW: Float) -> None:
     np.testing.assert_array_equal(encoder(x_BCHW), encoder(x_BCHW))  # no dropout, no moving statistics
     assert module.training and module.body[2].training and not module.body[1].training
     assert (encoder.name, encoder.delegate) == ("micro run", "cpu")
+
+
+def test_eager_uses_its_threads_during_a_call_only(x_BCHW: Float) -> None:
+    class Counting(Micro):
+        def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+            self.seen = torch.get_num_threads()
+            return super().forward(x_BCHW)
+
+    before, module = torch.get_num_threads(), Counting()
+    encoder = EagerEncoder(module, threads=before + 1)
+    encoder(x_BCHW)
+    assert (module.seen, encoder.threads, torch.get_num_threads()) == (before + 1, before + 1, before)

@@ -78,11 +78,16 @@ def test_half_written_ones_are_not_seen(saved: Path) -> None:
     assert checkpoint.load(saved, made.method, made.optimizer, IDENTITY) == 3
 
 
-@pytest.mark.parametrize("name", ["method.safetensors", "optim.safetensors", "meta.json"])
-@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "missing"])
+DAMAGES = [
+    (name, damage)
+    for name in ("method.safetensors", "optim.safetensors", "meta.json")
+    for damage in ("truncate", "flip", "empty", "missing")
+    if (name, damage) != ("meta.json", "missing")  # that one is incomplete, not damaged
+]
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGES)
 def test_a_damaged_one_is_refused_by_name(saved: Path, name: str, damage: str) -> None:
-    if (name, damage) == ("meta.json", "missing"):
-        pytest.skip("that one is incomplete, not damaged")
     file = saved / "step_000003" / name
     data = bytearray(file.read_bytes())
     if damage == "missing":

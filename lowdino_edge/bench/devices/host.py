@@ -35,6 +35,7 @@ class Entry:
         target: "onnx", ..., or "pytorch".
         bytes: on disk.
         load: number of threads -> Encoder.
+        group: the run it belongs to; each is compared with the float network of its own.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Entry:
     scheme: str
     bytes: int
     load: Callable[[int], Encoder]
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,14 @@ def run(
     start, machine = time.monotonic(), info()
     encoders, timings = _latencies(entries, query, cfg)
     spaces = _all_spaces(entries, encoders, bank, query)
-    base = next((s for e, s in zip(entries, spaces, strict=True) if e is reference), None)
+    bases = {e.group: s for e, s in zip(entries, spaces, strict=True) if e.target == "pytorch"}
+    bases |= {e.group: s for e, s in zip(entries, spaces, strict=True) if e is reference}
     first = next((s.knn for s in spaces if s.knn), None)
     return {
         "task": "benchmark",
-        "results": [_row(*each, base) for each in zip(entries, encoders, timings, spaces, strict=True)],
+        "results": [
+            _row(*each, bases.get(each[0].group)) for each in zip(entries, encoders, timings, spaces, strict=True)
+        ],
         "device": machine,
         "protocol": first["protocol"] if first else None,
         "n_bank": first["n_bank"] if first else 0,
