@@ -24,7 +24,6 @@ install: $(VENV)/.installed
 # torch first and alone: afterwards no other package can pull a newer one. Python compiles what it imports, pip need not.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --no-compile "torch==2.14.1" "torchvision>=0.29,<0.30"
 	$(BIN)/python -m pip install --quiet --no-compile -e ".[all,dev]"
 	touch $@
