@@ -132,7 +132,10 @@ def _neighbours(top: Run, work: Workspace) -> None:
     bank, query = embed(encoder, bank_pixels), embed(encoder, query_pixels)
     rows = seeded_sample(len(query.labels), min(QUERIES, len(query.labels)), work.recipe.seed)
     z, b = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (query.embeddings[rows], bank.embeddings))
-    order = np.argsort(-(z @ b.T), axis=1, kind="stable")[:, :NEIGHBOURS]
+    similarity = z @ b.T
+    same = np.array([query.ids[i] for i in rows])[:, None] == np.array(list(bank.ids))
+    similarity[same] = -np.inf  # a flat folder's splits are the same images
+    order = np.argsort(-similarity, axis=1, kind="stable")[:, :NEIGHBOURS]
     nearest = bank_pixels.u8_NCHW[order.ravel()]
     pictures = {
         "query_u8": query_pixels.u8_NCHW[rows],

@@ -255,6 +255,7 @@ def save_student(student: Student, path: Path, card: dict[str, Any]) -> None:
     spec = STUDENTS.get(student.id)
     with atomic_path(path) as tmp:
         save_file(state, tmp)
+        tmp.chmod(0o644)  # safetensors writes for the owner alone
         digest = sha256(tmp)
     write_json(
         path.with_suffix(".json"),
