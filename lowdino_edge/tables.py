@@ -1,26 +1,24 @@
-"""The rows that `lowdino list` prints, gathered from the one table each kind of plug-in has. Torch-free."""
+"""The rows that `lowdino list` prints, gathered from the one table each kind of plug-in has. Torch-free, and each
+imported when it is asked for: numpy alone takes longer than the rest of the command."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from lowdino_edge.bench import DEVICES
-from lowdino_edge.data.datasets import DATASETS
-from lowdino_edge.export import SCHEMES, TARGETS
-from lowdino_edge.methods import METHODS
-from lowdino_edge.models.students import STUDENTS
-from lowdino_edge.models.teachers import TEACHERS
-
 Rows = list[dict[str, Any]]
 
 
 def _students() -> Rows:
+    from lowdino_edge.models.students import STUDENTS
+
     fields = ("id", "params", "macs", "embed_dim", "image_size", "family", "licence")
     return [{f: getattr(s, f) for f in fields} for s in STUDENTS.values()]
 
 
 def _teachers() -> Rows:
+    from lowdino_edge.models.teachers import TEACHERS
+
     return [
         {"id": t.id, "embed_dim": t.embed_dim, "image_size": t.image_size, "licence": t.licence, "file": t.file}
         for t in TEACHERS.values()
@@ -28,10 +26,14 @@ def _teachers() -> Rows:
 
 
 def _methods() -> Rows:
+    from lowdino_edge.methods import METHODS
+
     return [{"id": m.id, "summary": m.summary} for m in METHODS.values()]
 
 
 def _targets() -> Rows:
+    from lowdino_edge.export import TARGETS
+
     return [
         {"id": t.id, "file": f"model{t.suffix}", "schemes": list(t.schemes), "extra": t.extra, "summary": t.summary}
         for t in TARGETS.values()
@@ -39,6 +41,8 @@ def _targets() -> Rows:
 
 
 def _schemes() -> Rows:
+    from lowdino_edge.export import SCHEMES, TARGETS
+
     return [
         {"id": s, "targets": [t.id for t in TARGETS.values() if s in t.schemes], "summary": text}
         for s, text in SCHEMES.items()
@@ -46,10 +50,14 @@ def _schemes() -> Rows:
 
 
 def _datasets() -> Rows:
+    from lowdino_edge.data.catalog import DATASETS
+
     return [{"id": d.id, "summary": d.summary} for d in DATASETS.values()]
 
 
 def _devices() -> Rows:
+    from lowdino_edge.bench import DEVICES
+
     return [{"id": d, "summary": text} for d, text in DEVICES.items()]
 
 

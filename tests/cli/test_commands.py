@@ -28,14 +28,14 @@ def as_json(done: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(lines[0])
 
 
-@pytest.mark.parametrize("args", [("--help",), ("list", "students"), ("list", "schemes"), ("--version",)])
+@pytest.mark.parametrize("args", [("--help",), ("list",), ("list", "datasets"), ("list", "schemes"), ("--version",)])
 def test_light_commands_import_no_torch_and_are_quick(args: tuple[str, ...]) -> None:
     code = (
         "import sys\nfrom lowdino_edge.cli import main\n"
         f"try: main({list(args)!r})\nfinally: assert 'torch' not in sys.modules"
     )
     seconds = []
-    for _ in range(3):  # the best of three: the machine may be busy
+    for _ in range(5):  # the best of five: the machine may be busy
         start = time.perf_counter()
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         seconds.append(time.perf_counter() - start)
