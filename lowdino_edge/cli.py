@@ -1,15 +1,9 @@
-"""The command line: parse, load the recipe, one api call, print. Heavy imports happen inside the commands.
-
-Exit codes: 0 done, 1 the user can mend it, 2 wrong usage, 130 interrupted (and resumable).
-"""
+"""The command line: parse, load the recipe, one api call, print. Heavy imports happen inside the commands."""
 
 from __future__ import annotations
 
-import errno
-import os
 import sys
-import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,19 +12,12 @@ import typer
 from lowdino_edge import __version__
 from lowdino_edge import options as o
 from lowdino_edge.errors import UserError, unknown
+from lowdino_edge.exits import guarded
 from lowdino_edge.present import emit, knn_text, settings, table
 
 if TYPE_CHECKING:
     from lowdino_edge.config import Recipe
 
-INTERRUPTED = 130
-_MACHINE = {  # what the machine refuses, and the way out
-    errno.ENOSPC: "free some space; the same command with --resume continues",
-    errno.EDQUOT: "free some of your quota; the same command with --resume continues",
-    errno.EACCES: "write to a place you may write to, with --out",
-    errno.EPERM: "write to a place you may write to, with --out",
-    errno.EROFS: "write to another disk, with --out",
-}
 app = typer.Typer(
     name="lowdino",
     no_args_is_help=True,
@@ -360,42 +347,7 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point: turns every outcome into an exit code."""
     given = sys.argv[1:] if argv is None else argv
     resumable = given[:1] in (["run"], ["train"], ["distill"])
-    sys.exit(_guarded(lambda: app(args=argv, standalone_mode=False), resumable))
-
-
-def _guarded(call: Callable[[], Any], resumable: bool) -> int:
-    try:
-        code = call()
-        if code == INTERRUPTED:  # typer catches Ctrl-C itself and gives its code
-            raise KeyboardInterrupt
-        return code if isinstance(code, int) else 0
-    except UserError as e:
-        if o.state["debug"]:
-            traceback.print_exc()
-        print(f"error: {e.message}\n{e.hint}", file=sys.stderr)
-        return 1
-    except typer.Exit as e:
-        return e.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        print("interrupted; the same command " + ("with --resume continues" if resumable else "again"), file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as e:
-        if hasattr(e, "show") and hasattr(e, "exit_code"):  # wrong usage; typer does not export the base class
-            e.show()
-            return int(e.exit_code)
-        if o.state["debug"]:
-            raise
-        if isinstance(e, OSError) and e.errno in _MACHINE:
-            where = f" '{e.filename}'" if e.filename else ""
-            print(f"error: {e.strerror}{where}\n{_MACHINE[e.errno]}", file=sys.stderr)
-            return 1
-        what = f"{type(e).__name__}: {e}".splitlines()[0]
-        hint = "a fault of lowdino, not yours: run it again with --debug and report what it prints"
-        print(f"error: {what}\n{hint}", file=sys.stderr)
-        return 1
+    sys.exit(guarded(lambda: app(args=argv, standalone_mode=False), resumable))
 
 
 if __name__ == "__main__":

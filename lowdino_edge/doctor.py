@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -96,6 +95,3 @@ def _disk() -> Check:
 
 def as_json(checks: list[Check]) -> dict[str, Any]:
     return {"ok": all(c.ok for c in checks if c.required), "checks": [asdict(c) for c in checks]}
-
-
-Diagnosis = Callable[[], list[Check]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -113,19 +113,24 @@ class Workspace:
 
     def knn(self, encoder: Encoder, cfg: KnnConfig) -> dict[str, Any]:
         """`eval --task knn`: bank = training split, queries = test split."""
+        return self.knn_all(encoder, [cfg])[0]
+
+    def knn_all(self, encoder: Encoder, protocols: Sequence[KnnConfig]) -> list[dict[str, Any]]:
+        """`knn` by several protocols, the images embedded once."""
         from lowdino_edge.evals.knn import evaluate
 
         self.need_labels()
-        return evaluate(self.embed(encoder, "train"), self.embed(encoder, "test"), cfg, encoder.preprocess.image_size)
+        bank, query = self.embed(encoder, "train"), self.embed(encoder, "test")
+        return [evaluate(bank, query, cfg, encoder.preprocess.image_size) for cfg in protocols]
 
     def knn_result(self, run: Run, name: str, encoder: Encoder) -> None:
         """Writes the run's kNN results by every protocol of the recipe; nothing where there are no labels."""
         if not self.labelled():
             console.say("no labels: kNN not measured")
             return
-        for cfg in self.recipe.eval.knn:
+        protocols = self.recipe.eval.knn
+        for cfg, result in zip(protocols, self.knn_all(encoder, protocols), strict=True):
             task = "knn" if cfg.protocol == "standard" else f"knn-{cfg.protocol}"
-            result = self.knn(encoder, cfg)
             run.result(task, name, "host", {"model": name, **result})
             protocol = ", ".join(f"{k} {v}" for k, v in result["protocol"].items())
             console.say(

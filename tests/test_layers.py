@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "prove": {"artifact", "export", "runtimes", "evals", "run", "models"},
     "report": {"run", "plots", "card"}, "plots": {"run"}, "card": {"run"},
 }  # fmt: skip
-TOP = {"api", "chain", "cli", "doctor", "lineup", "options", "present", "resolve", "tables", "workspace"}
+TOP = {"api", "chain", "cli", "doctor", "exits", "lineup", "options", "present", "resolve", "tables", "workspace"}
 
 
 def _imports(path: Path) -> set[str]:

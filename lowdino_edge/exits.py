@@ -1,0 +1,64 @@
+"""Every outcome of a command as an exit code: 0 done, 1 the user can mend it, 2 wrong usage, 130 interrupted."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from lowdino_edge import options as o
+from lowdino_edge.errors import UserError
+
+INTERRUPTED = 130
+_MACHINE = {  # what the machine refuses, and the way out
+    errno.ENOSPC: "free some space; the same command with --resume continues",
+    errno.EDQUOT: "free some of your quota; the same command with --resume continues",
+    errno.EACCES: "write to a place you may write to, with --out",
+    errno.EPERM: "write to a place you may write to, with --out",
+    errno.EROFS: "write to another disk, with --out",
+}
+
+
+def guarded(call: Callable[[], Any], resumable: bool) -> int:
+    """Runs a command; prints what a user should see of a failure and returns the exit code.
+
+    Args:
+        resumable: whether the command takes --resume, which is then the advice after Ctrl-C.
+    """
+    try:
+        code = call()
+        if code == INTERRUPTED:  # typer catches Ctrl-C itself and gives its code
+            raise KeyboardInterrupt
+        return code if isinstance(code, int) else 0
+    except UserError as e:
+        if o.state["debug"]:
+            traceback.print_exc()
+        print(f"error: {e.message}\n{e.hint}", file=sys.stderr)
+        return 1
+    except typer.Exit as e:
+        return e.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted; the same command " + ("with --resume continues" if resumable else "again"), file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as e:
+        if hasattr(e, "show") and hasattr(e, "exit_code"):  # wrong usage; typer does not export the base class
+            e.show()
+            return int(e.exit_code)
+        if o.state["debug"]:
+            raise
+        if isinstance(e, OSError) and e.errno in _MACHINE:
+            where = f" '{e.filename}'" if e.filename else ""
+            print(f"error: {e.strerror}{where}\n{_MACHINE[e.errno]}", file=sys.stderr)
+            return 1
+        what = f"{type(e).__name__}: {e}".splitlines()[0]
+        hint = "a fault of lowdino, not yours: run it again with --debug and report what it prints"
+        print(f"error: {what}\n{hint}", file=sys.stderr)
+        return 1
