@@ -1,0 +1,10 @@
+export { floatsFromBase64, floatsToBase64, fromBase64, toBase64 } from "./bytes";
+export * from "./errors";
+export * from "./image";
+export * from "./knn";
+export * from "./latency";
+export * from "./manifest";
+export * from "./protocol";
+export { resize, type Filter } from "./resize";
+export { sha256, type Digest } from "./sha256";
+export * from "./store";
