@@ -1,23 +1,52 @@
-# `make demo` and `make test` set everything up by themselves, from a fresh clone.
+# `make demo`, `make test` and `make test-mobile` set everything up by themselves, from a fresh clone.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+WEB := mobile_demo/web/dist/index.html
+NPM_CI := npm ci --no-audit --no-fund --loglevel=error
 
-.PHONY: demo test test-slow install clean
+.PHONY: demo test test-slow test-mobile test-native web wheel install clean
 
 demo: install
 	$(BIN)/lowdino run recipes/quickstart.yaml --out runs/quickstart --resume
 	@echo "open runs/quickstart/report.html"
+	@if command -v npm > /dev/null; then $(MAKE) --no-print-directory web && \
+	  echo "teach it on a phone or here: $(BIN)/lowdino serve runs/quickstart"; \
+	  else echo "with Node 20, 'make web' builds the app that 'lowdino serve runs/quickstart' shows"; fi
 
 test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not mobile"
 
 # What `make test` leaves out: every student on every target, minutes.
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+# The sample apps: their own tests, the web app in Chromium and WebKit around a real `lowdino serve`, the Expo bundles.
+test-mobile: install web test-native
+	$(BIN)/python tests/mobile/write_golden.py mobile_demo/core/golden
+	cd mobile_demo && npm test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m mobile tests/mobile -rs
+
+test-native:
+	cd mobile_demo/native && $(NPM_CI) && npm test && npm run bundle
+
+web: $(WEB)
+
+$(WEB): mobile_demo/node_modules/.installed $(shell find mobile_demo/core/src mobile_demo/web -type f -not -path "*/node_modules/*" -not -path "*/dist/*" 2> /dev/null)
+	cd mobile_demo && npm run build
+
+mobile_demo/node_modules/.installed: mobile_demo/package-lock.json
+	cd mobile_demo && $(NPM_CI)
+	touch $@
+
+# The built app travels inside the wheel.
+wheel: install web
+	rm -rf lowdino_edge/webapp build && cp -r mobile_demo/web/dist lowdino_edge/webapp
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	rm -rf lowdino_edge/webapp build
 
 install: $(VENV)/.installed
 
@@ -29,4 +58,5 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) runs cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache lowdino_edge/webapp
+	rm -rf mobile_demo/node_modules mobile_demo/*/node_modules mobile_demo/*/dist

@@ -6,16 +6,19 @@ returns what it would print. Errors a user can mend are `UserError`.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowdino_edge import console, lineup
+from lowdino_edge import console
 from lowdino_edge.config import DistillConfig, KnnConfig, Recipe, TrainConfig, load_recipe
 from lowdino_edge.errors import UserError, unknown
+from lowdino_edge.lineup import same_data, short_hash, with_source
+from lowdino_edge.measure import benchmark as benchmark
+from lowdino_edge.measure import report as report
+from lowdino_edge.measure import serve as serve
 from lowdino_edge.resolve import Model, describe, resolve
-from lowdino_edge.run import RUN_FILES, Run, is_run, read_json
+from lowdino_edge.run import Run, is_run, read_json
 from lowdino_edge.types import Encoder
 from lowdino_edge.workspace import Split, Workspace, open_run
 
@@ -239,7 +242,7 @@ def embed(model: str, source: str, out: Path, *, split: Split = "test", recipe: 
 
     if out.is_dir():
         raise UserError(f"'{out}' is a directory", "name a file with --out, such as embeddings.npz")
-    work = Workspace(_with_source(recipe or Recipe(), source))
+    work = Workspace(with_source(recipe or Recipe(), source))
     encoder = _encoder(resolve(model), work)
     result = work.embed(encoder, split)
     save_npz(result, out)
@@ -259,7 +262,7 @@ def evaluate(
     another size or by another vote goes into a file of its own: the run's own figures stay as they are."""
     if task not in TASKS:
         raise unknown("task", task, TASKS)
-    recipe = _with_source(recipe or Recipe(), source)
+    recipe = with_source(recipe or Recipe(), source)
     work = Workspace(recipe)
     found = resolve(model)
     encoder = _encoder(found, work)
@@ -277,24 +280,9 @@ def _task_name(cfg: KnnConfig, recipe: Recipe, own: Recipe) -> str:
     task = "knn" if cfg.protocol == "standard" else f"knn-{cfg.protocol}"
     if any(c.protocol == cfg.protocol and c != cfg for c in own.eval.knn) and cfg not in own.eval.knn:
         task += f"-k{cfg.k}-t{cfg.temperature:g}"
-    if _same_data(recipe, own) and recipe.student.image_size in (None, own.student.image_size):
+    if same_data(recipe, own) and recipe.student.image_size in (None, own.student.image_size):
         return task
-    return f"eval-{task}-{_short_hash(recipe.data.model_dump(), recipe.student.image_size)}"
-
-
-def _same_data(recipe: Recipe, own: Recipe) -> bool:
-    """Whether both mean the same images of the same set."""
-    a, b = recipe.data, own.data
-    here = a.source == b.source or (Path(a.source).is_dir() and Path(a.source).resolve() == Path(b.source).resolve())
-    return here and (a.train_limit, a.test_limit) == (b.train_limit, b.test_limit)
-
-
-def _short_hash(*values: Any) -> str:
-    return hashlib.sha256(repr(values).encode()).hexdigest()[:8]
-
-
-def _with_source(recipe: Recipe, source: str) -> Recipe:
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": source})})
+    return f"eval-{task}-{short_hash(recipe.data.model_dump(), recipe.student.image_size)}"
 
 
 def _encoder(model: Model, work: Workspace) -> Encoder:
@@ -302,70 +290,6 @@ def _encoder(model: Model, work: Workspace) -> Encoder:
     if model.kind == "teacher" and size is not None:
         raise UserError("--image-size is for students", f"write ID?image_size={size} for a teacher (before any @FILE)")
     return model.encoder(work.device, image_size=size)
-
-
-def benchmark(
-    models: Sequence[str],
-    source: str,
-    *,
-    devices: Sequence[str] = ("host",),
-    recipe: Recipe | None = None,
-    out: Run | None = None,
-    work: Workspace | None = None,
-) -> dict[str, Any]:
-    """Latency and kNN of each MODEL where it runs, interleaved in one process, beside the float student in PyTorch."""
-    from lowdino_edge.bench import DEVICES
-    from lowdino_edge.bench.devices import host
-    from lowdino_edge.config import BenchmarkConfig
-
-    recipe = _with_source(recipe or Recipe(), source)
-    for device in devices:
-        if device not in DEVICES:
-            raise unknown("device", device, DEVICES)
-    found = [m for spec in models for m in lineup.expand(resolve(spec))]
-    if not found:
-        raise UserError("nothing to benchmark", "name a run, artifacts or a student")
-    work = work or Workspace(recipe)
-    cfg = recipe.benchmark or BenchmarkConfig()
-    if found[0].run is not None and is_run(found[0].run) and not any(m.kind != "artifact" for m in found):
-        found.insert(0, resolve(str(found[0].run)))
-    groups = [lineup.group(m) for m in found]
-    several = len(set(groups)) > 1
-    entries = [lineup.entry(m, recipe, group if several else "") for m, group in zip(found, groups, strict=True)]
-    reference = next((e for e in entries if e.target == "pytorch"), None)
-    wanted = recipe.student.image_size
-    size = {m.encoder(image_size=wanted if m.kind == "student" else None).preprocess for m in found}
-    if len(size) > 1:
-        raise UserError(
-            f"the models take different image sizes: {sorted(p.image_size for p in size)}",
-            "benchmark models of one size at a time",
-        )
-    preprocess = size.pop()
-    bank = work.bank(preprocess, cfg.knn_bank) if cfg.knn else None
-    query = work.queries(preprocess, cfg.knn_queries)
-    result = host.run(entries, reference, bank, query, cfg)
-    if out is not None:
-        out.result("benchmark", "all", "host", result)
-    elif found[0].run is not None and is_run(found[0].run):
-        run = found[0].run
-        whole = [m.spec for m in found] == [m.spec for m in lineup.expand(resolve(str(run)))]
-        own = whole and _same_data(recipe, load_recipe(run / "recipe.yaml"))
-        name = "all" if own else f"some-{_short_hash(recipe.data.model_dump(), [m.spec for m in found])}"
-        Run(run).result("benchmark", name, "host", result)  # the report shows "all"
-    return result
-
-
-def report(run: Path) -> Path:
-    """(Re)draws report.html and MODEL_CARD.md of a run from the files in it. Returns the report's path."""
-    from lowdino_edge.card import write_model_card
-    from lowdino_edge.report import build_report
-
-    if not run.is_dir():
-        raise UserError(f"no run at '{run}'", "name a run directory")
-    if not any((run / name).exists() for name in RUN_FILES - {"DONE", "train", ".DS_Store"}):
-        raise UserError(f"'{run}' holds no files of a run", "name a run directory")
-    write_model_card(run)
-    return build_report(run)
 
 
 def estimate(recipe: Recipe) -> dict[str, Any]:

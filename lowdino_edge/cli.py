@@ -297,10 +297,11 @@ def benchmark(
     loaded = load_recipe(None, set_, base={"benchmark": {}}, flags=flags)
     from lowdino_edge import api
     from lowdino_edge.bench.table import as_text
-    from lowdino_edge.run import Run
 
-    result = api.benchmark(models, data, devices=where or ["host"], recipe=loaded, out=Run(out) if out else None)
+    result = api.benchmark(models, data, devices=where or ["host"], recipe=loaded, out=out)
     emit(result, as_text(result))
+    if result["refused"]:
+        raise typer.Exit(1)  # said on the way
 
 
 @app.command()
@@ -310,6 +311,21 @@ def report(run: o.RunPath, json_: o.Json = False, quiet: o.Quiet = False, debug:
 
     path = api.report(run)
     emit({"report": str(path)}, f"report: {path}")
+
+
+@app.command()
+def serve(
+    run: o.RunPath,
+    port: o.Port = None,
+    lan: o.Lan = False,
+    data: o.Data = None,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """The sample app in a browser with the run's LiteRT files; --lan for a phone, with a QR code."""
+    from lowdino_edge import api
+
+    api.serve(run, port=port, lan=lan, source=data)
 
 
 @app.command("list")

@@ -185,6 +185,11 @@ class BenchmarkConfig(Strict):
     knn: bool = True
     knn_bank: Annotated[int, Field(ge=2)] | None = 10000  # images of the bank; None: the whole training split
     knn_queries: Annotated[int, Field(ge=1)] | None = None
+    timeout: Positive = 600.0  # seconds a device may say nothing
+    ssh_options: list[str] = []  # given to ssh and scp as they are: ["-p", "2222"]
+    remote_python: str = "python3"  # the interpreter on the board, with numpy and a runtime
+    litert_binary: str | None = None  # LiteRT's benchmark_model for Android, where the phone has no Python
+    browser_binary: str | None = None  # None: chromium or chrome, wherever it is
 
 
 class Recipe(Strict):

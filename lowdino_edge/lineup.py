@@ -2,12 +2,47 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lowdino_edge.artifact import Artifact
-from lowdino_edge.bench.devices.host import Entry
-from lowdino_edge.config import Recipe
+from lowdino_edge.bench.job import Entry, Job
+from lowdino_edge.config import BenchmarkConfig, Recipe
+from lowdino_edge.errors import UserError
 from lowdino_edge.resolve import Model, resolve
+from lowdino_edge.run import is_run
+from lowdino_edge.workspace import Workspace
+
+
+def participants(specs: Sequence[str]) -> list[Model]:
+    """Every model that is to be measured; before artifacts alone stands the float student of their run."""
+    found = [m for spec in specs for m in expand(resolve(spec))]
+    if not found:
+        raise UserError("nothing to benchmark", "name a run, artifacts or a student")
+    with_float = {group(m) for m in found if m.kind != "artifact"}
+    missing = dict.fromkeys(m.run for m in found if m.run is not None and group(m) not in with_float)
+    return [*(resolve(str(run)) for run in missing if is_run(run)), *found]
+
+
+def job(found: Sequence[Model], recipe: Recipe, work: Workspace) -> Job:
+    """The models and their images.
+
+    Raises:
+        UserError: models that take different image sizes.
+    """
+    cfg = recipe.benchmark or BenchmarkConfig()
+    wanted = recipe.student.image_size
+    sizes = {m.preprocess(wanted if m.kind == "student" else None) for m in found}
+    if len(sizes) > 1:
+        raise UserError(
+            f"the models take different image sizes: {sorted(p.image_size for p in sizes)}",
+            "benchmark models of one size at a time",
+        )
+    preprocess = sizes.pop()
+    bank = work.bank(preprocess, cfg.knn_bank) if cfg.knn else None
+    return Job(entries(found, recipe), bank, work.queries(preprocess, cfg.knn_queries), cfg)
 
 
 def expand(model: Model) -> list[Model]:
@@ -23,10 +58,18 @@ def group(model: Model) -> str:
     return str(model.run) if model.run is not None else model.spec
 
 
+def entries(found: Sequence[Model], recipe: Recipe) -> list[Entry]:
+    """One of each model; where they belong to several runs, their names say to which."""
+    groups = [group(m) for m in found]
+    several = len(set(groups)) > 1
+    return [entry(m, recipe, name if several else "") for m, name in zip(found, groups, strict=True)]
+
+
 def entry(model: Model, recipe: Recipe, group: str) -> Entry:
     """`group` is empty where there is one run; else its name stands before those of its models."""
     if model.kind == "artifact":
-        card = Artifact.read(Path(model.spec)).card
+        artifact = Artifact.read(Path(model.spec))
+        card = artifact.card
         return Entry(
             f"{Path(group).name}/{model.name}" if group and model.run else model.name,
             card["target"],
@@ -34,6 +77,7 @@ def entry(model: Model, recipe: Recipe, group: str) -> Entry:
             int(card["bytes"]),
             lambda threads: model.encoder(threads=threads),
             group,
+            artifact,
         )
     files = (Path(model.spec), Path(model.spec) / "student.safetensors")
     size = sum(f.stat().st_size for f in files if f.is_file())
@@ -42,3 +86,18 @@ def entry(model: Model, recipe: Recipe, group: str) -> Entry:
     return Entry(
         name, "pytorch", "none", size, lambda threads: model.encoder(threads=threads, image_size=image_size), group
     )
+
+
+def same_data(recipe: Recipe, own: Recipe) -> bool:
+    """Whether both mean the same images of the same set."""
+    a, b = recipe.data, own.data
+    here = a.source == b.source or (Path(a.source).is_dir() and Path(a.source).resolve() == Path(b.source).resolve())
+    return here and (a.train_limit, a.test_limit) == (b.train_limit, b.test_limit)
+
+
+def short_hash(*values: Any) -> str:
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:8]
+
+
+def with_source(recipe: Recipe, source: str) -> Recipe:
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": source})})

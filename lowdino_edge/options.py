@@ -66,6 +66,8 @@ Protocol = Annotated[str | None, typer.Option("--protocol", help="standard or lo
 Where = Annotated[list[str] | None, typer.Option("--device", help="See `lowdino list devices`.")]
 Threads = Annotated[int | None, typer.Option("--threads")]
 Runs = Annotated[int | None, typer.Option("--runs", help="Timed calls per model.")]
+Port = Annotated[int | None, typer.Option("--port", help="Default: 8150, or the next that is free.")]
+Lan = Annotated[bool, typer.Option("--lan", help="For a phone in the same network: https and a one-time token.")]
 Version = Annotated[bool, typer.Option("--version", help="Print the version.")]
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file, such as recipes/quickstart.yaml.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL")]

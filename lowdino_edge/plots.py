@@ -48,6 +48,7 @@ class Bubble:
     hollow: bool = False  # quantized
     front: bool = False
     tip: str = ""
+    x_high: float = math.nan  # end of the whisker, where there is one
 
 
 @dataclass(frozen=True)
@@ -137,22 +138,33 @@ def line_chart(
             f'<text class="note" x="{WIDTH - RIGHT - 2}" y="{above:.1f}" text-anchor="end">{escape(level.name)}</text>'
         )
     parts += [_line(s, x_axis, y_axis) for s in series]
-    return _figure(title, parts, [(s.name, s.colour, False) for s in series] if len(series) > 1 else [])
+    return figure(title, parts, [(s.name, s.colour, False) for s in series] if len(series) > 1 else [])
 
 
-def bubble_chart(points: Sequence[Bubble], *, title: str, x_label: str, y_label: str) -> str:
-    """Accuracy against latency; the line joins the points that no other beats in both. "" where there are none."""
-    points = [p for p in points if math.isfinite(p.x) and math.isfinite(p.y) and p.x > 0]
+def bubble_chart(
+    points: Sequence[Bubble],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    beside: Sequence[Bubble] = (),
+    band: tuple[float, float] | None = None,
+) -> str:
+    """Accuracy against latency; the line joins the points that no other beats in both. "" where there are none.
+
+    Args:
+        beside: the points of the charts next to it: they share the y axis and the scale of the areas.
+        band: a range of y to shade.
+    """
+    points, beside = _drawable(points), _drawable(beside)
     if not points:
         return ""
-    xs, ys = [p.x for p in points], [p.y for p in points]
-    log = max(xs) > 12 * min(xs)
-    lo, hi = (min(xs) / 1.5, max(xs) * 1.7) if log else _widen(min(xs), max(xs), 0.22)
-    x_axis = Axis(lo if log else max(0.0, lo), hi, LEFT, WIDTH - RIGHT, log)
+    ys = [p.y for p in (*points, *beside)]
+    x_axis = _latency_axis(points)
     y_axis = Axis(*_widen(min(ys), max(ys), 0.2, least=1.0), HEIGHT - BOTTOM, TOP)
-    largest = max(p.size for p in points) or 1.0
+    largest = max(p.size for p in (*points, *beside)) or 1.0
     radius = {id(p): 5 + 15 * math.sqrt(max(0.0, p.size) / largest) for p in points}
-    parts = [_grid(x_axis, y_axis, x_label, y_label)]
+    parts = [_band(band, y_axis), _grid(x_axis, y_axis, x_label, y_label)]
     best = sorted((p for p in points if p.front and not _beaten(p, points)), key=lambda p: p.x)
     if len(best) > 1:
         path = " ".join(f"{x_axis(p.x):.1f},{y_axis(p.y):.1f}" for p in best)
@@ -163,8 +175,46 @@ def bubble_chart(points: Sequence[Bubble], *, title: str, x_label: str, y_label:
             f'<circle class="{kind} c{p.colour}" cx="{x_axis(p.x):.1f}" cy="{y_axis(p.y):.1f}" r="{radius[id(p)]:.1f}">'
             f"<title>{escape(p.tip or p.name)}</title></circle>"
         )
+    parts += [_whisker(p, x_axis, y_axis) for p in points]
     parts += _bubble_names(points, x_axis, y_axis, radius)
-    return _figure(title, parts, [])
+    return figure(title, parts)
+
+
+def _drawable(points: Sequence[Bubble]) -> list[Bubble]:
+    return [p for p in points if math.isfinite(p.x) and math.isfinite(p.y) and p.x > 0]
+
+
+def _latency_axis(points: Sequence[Bubble]) -> Axis:
+    """Room for the points and, up to twice the slowest of them, for their whiskers."""
+    xs = [p.x for p in points]
+    ends = [*xs, *(min(p.x_high, 2 * max(xs)) for p in points if p.x_high > p.x)]
+    log = max(xs) > 12 * min(xs)
+    lo, hi = (min(xs) / 1.5, max(ends) * 1.7) if log else _widen(min(xs), max(ends), 0.22)
+    return Axis(lo if log else max(0.0, lo), hi, LEFT, WIDTH - RIGHT, log)
+
+
+def _band(band: tuple[float, float] | None, y_axis: Axis) -> str:
+    if band is None:
+        return ""
+    high, low = (min(max(y_axis(v), TOP), HEIGHT - BOTTOM) for v in (max(band), min(band)))
+    width = WIDTH - RIGHT - LEFT
+    return f'<rect class="band" x="{LEFT}" y="{high:.1f}" width="{width}" height="{low - high:.1f}"/>'
+
+
+def _whisker(p: Bubble, x_axis: Axis, y_axis: Axis) -> str:
+    """From the median to the slower calls, with a tick at the end unless it lies outside."""
+    x, y, end = x_axis(p.x), y_axis(p.y), _whisker_end(p, x_axis)
+    drawn = f'<circle class="mark c{p.colour}" cx="{x:.1f}" cy="{y:.1f}" r="2"/>'
+    if end is None:
+        return drawn
+    drawn += f'<line class="whisker c{p.colour}" x1="{x:.1f}" x2="{end:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+    if end < WIDTH - RIGHT:
+        drawn += f'<line class="whisker c{p.colour}" x1="{end:.1f}" x2="{end:.1f}" y1="{y - 4:.1f}" y2="{y + 4:.1f}"/>'
+    return drawn
+
+
+def _whisker_end(p: Bubble, x_axis: Axis) -> float | None:
+    return min(x_axis(p.x_high), WIDTH - RIGHT) if math.isfinite(p.x_high) and p.x_high > p.x else None
 
 
 def _beaten(p: Bubble, points: Sequence[Bubble]) -> bool:
@@ -179,11 +229,17 @@ def _bubble_names(points: Sequence[Bubble], x_axis: Axis, y_axis: Axis, radius: 
         for p in points
         for r in [radius[id(p)] * 0.6]
     ]
+    taken += [
+        (x_axis(p.x), y_axis(p.y) - 4, end, y_axis(p.y) + 4)
+        for p in points
+        if (end := _whisker_end(p, x_axis)) is not None
+    ]
     parts = []
     for p in sorted(points, key=lambda p: not p.front):
-        x, y, r, w = x_axis(p.x), y_axis(p.y), radius[id(p)], 6.6 * len(p.name)
+        x, y, r, w = x_axis(p.x), y_axis(p.y), radius[id(p)], (7.4 if p.front else 6.6) * len(p.name)
+        right = max(x + r, _whisker_end(p, x_axis) or 0.0) + 4
         spots = (
-            (x + r + 4, y + 4, "start"), (x - r - 4, y + 4, "end"), (x, y - r - 5, "middle"), (x, y + r + 14, "middle"),
+            (right, y + 4, "start"), (x - r - 4, y + 4, "end"), (x, y - r - 5, "middle"), (x, y + r + 14, "middle"),
             (x + r, y - r - 1, "start"), (x + r, y + r + 11, "start"),
             (x - r, y - r - 1, "end"), (x - r, y + r + 11, "end"),
         )  # fmt: skip
@@ -251,12 +307,16 @@ def _line(s: Series, x_axis: Axis, y_axis: Axis) -> str:
     return drawn
 
 
-def _figure(title: str, parts: Sequence[str], legend: Sequence[tuple[str, int, bool]]) -> str:
+def figure(
+    title: str, parts: Sequence[str], legend: Sequence[tuple[str, int, bool]] = (), height: float = HEIGHT
+) -> str:
+    """A drawing with its caption. `parts` are SVG; `legend` holds (name, colour, hollow)."""
     keys = "".join(
         f'<span class="key"><i class="swatch c{colour}{" hollow" if hollow else ""}"></i>{escape(name)}</span>'
         for name, colour, hollow in legend
     )
     return (
         f'<figure class="chart"><figcaption>{escape(title)}{keys}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg></figure>'
+        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">'
+        f"{''.join(parts)}</svg></figure>"
     )

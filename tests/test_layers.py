@@ -22,11 +22,12 @@ ALLOWED: dict[str, set[str]] = {
     "export": {"quant"},
     "evals": set(),
     "train": {"methods.base", "run", "data.pixels", "models.backbone"},
-    "bench": {"runtimes", "evals", "run"},
+    "serve": {"artifact", "run"},
+    "bench": {"runtimes", "evals", "run", "artifact", "serve"},
     "prove": {"artifact", "export", "runtimes", "evals", "run", "models"},
     "report": {"run", "plots", "card"}, "plots": {"run"}, "card": {"run"},
 }  # fmt: skip
-TOP = {"api", "chain", "cli", "doctor", "exits", "lineup", "options", "present", "resolve", "tables", "workspace"}
+TOP = {"api", "chain", "cli", "doctor", "exits", "lineup", "measure", "options", "present", "resolve", "tables", "workspace"}
 
 
 def _imports(path: Path) -> set[str]:

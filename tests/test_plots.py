@@ -89,11 +89,14 @@ def test_text_is_escaped_and_levels_widen_the_axis() -> None:
     data=st.lists(st.tuples(st.floats(1e-3, 1e5), st.floats(0, 100), st.integers(0, 10**8), st.booleans()), max_size=9)
 )
 def test_bubbles_stay_inside(data: list[tuple[float, float, int, bool]]) -> None:
-    points = [Bubble(f"artifact {i}", x, y, n, i % 5, hollow=f, front=f) for i, (x, y, n, f) in enumerate(data)]
-    chart = bubble_chart(points, title="t", x_label="x", y_label="y")
+    points = [
+        Bubble(f"artifact {i}", x, y, n, i % 5, hollow=f, front=f, x_high=x * (1 + i))
+        for i, (x, y, n, f) in enumerate(data)
+    ]
+    chart = bubble_chart(points, title="t", x_label="x", y_label="y", band=(0.0, 50.0))
     assert (chart == "") == (not points)
     if points:
-        assert svg(chart).count("<circle") == len(points)
+        assert svg(chart).count('class="bubble') == len(points)
 
 
 def test_front_line_joins_what_nothing_beats_in_both() -> None:

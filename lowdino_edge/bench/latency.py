@@ -1,8 +1,4 @@
-"""Honest timing of single calls: warm-up until stable, rounds interleaved between models, every sample kept.
-
-Models take turns, so that a machine that slows down or gets busy hurts all alike. A turn is one untimed call, which
-brings the model back into the caches, and a burst of timed ones.
-"""
+"""What the raw samples of a timing say: percentiles, noise, throttling. The timing itself is in `agent.py`."""
 
 from __future__ import annotations
 
@@ -12,16 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from lowdino_edge.bench.agent import interleave, warm_up
 from lowdino_edge.types import Encoder, Float, LatencyResult
 
-Call = Callable[[], object]
 Loader = Callable[[int], Encoder]
 
-BURST = 5  # timed calls a turn
-STABLE = 0.05  # warm-up ends when the medians of two windows in a row differ by less than this share
-_WINDOW = 5
-_MAX_WARMUP_S = 10.0
 RISE = 0.10  # slower by this share at the end of the run than at its start: said to be throttled
+_WINDOW = 5
 
 
 def measure(load: Loader, x_1CHW: Float, *, warmup: int, runs: int, threads: int) -> LatencyResult:
@@ -41,51 +34,6 @@ def timed_load(load: Loader, threads: int) -> tuple[Encoder, float]:
     start = time.perf_counter_ns()
     encoder = load(threads)
     return encoder, (time.perf_counter_ns() - start) / 1e6
-
-
-def warm_up(call: Call, at_least: int) -> int:
-    """Calls at least `at_least` times and then until the time of a call is stable; returns how many calls it took.
-
-    Gives up on stability after five times as many calls, or ten seconds. 0 means no warm-up.
-    """
-    samples: list[float] = []
-    start = time.monotonic()
-    while len(samples) < 5 * at_least:
-        samples.append(_ms(call))
-        if len(samples) < at_least:
-            continue
-        if _stable(samples) or time.monotonic() - start > _MAX_WARMUP_S:
-            break
-    return len(samples)
-
-
-def _stable(samples: Sequence[float]) -> bool:
-    if len(samples) < 2 * _WINDOW:
-        return False
-    before, now = np.median(samples[-2 * _WINDOW : -_WINDOW]), np.median(samples[-_WINDOW:])
-    return bool(abs(now - before) <= STABLE * before)
-
-
-def interleave(calls: Sequence[Call], runs: Sequence[int], burst: int = BURST) -> list[list[float]]:
-    """Times each call `runs` times, taking turns; milliseconds in the order they were taken.
-
-    A call with fewer runs than the others has shorter turns, so that its samples span the whole time too.
-    """
-    rounds = max(1, round(max(runs, default=1) / burst))
-    samples: list[list[float]] = [[] for _ in calls]
-    for r in range(1, rounds + 1):
-        for call, wanted, taken in zip(calls, runs, samples, strict=True):
-            now = wanted * r // rounds - len(taken)
-            if now > 0:
-                call()
-            taken.extend(_ms(call) for _ in range(now))
-    return samples
-
-
-def _ms(call: Call) -> float:
-    start = time.perf_counter_ns()
-    call()
-    return (time.perf_counter_ns() - start) / 1e6
 
 
 def result(encoder: Encoder, samples: Sequence[float], warmup: int, load_ms: float) -> LatencyResult:

@@ -24,6 +24,9 @@ p{margin:6px 0 10px;max-width:75ch}
 .sub,.note,.missing,small{color:var(--soft)}
 .missing{font-style:italic}
 .say{font-size:1.05rem}
+.advice{font-size:1.05rem;border-left:4px solid var(--accent);padding:2px 0 2px 14px;margin:6px 0 16px;max-width:90ch;
+overflow-wrap:anywhere}
+ul{margin:8px 0;padding-left:1.2em;max-width:90ch}li{margin:5px 0;overflow-wrap:anywhere}
 .warn{background:var(--warn);color:var(--warn-ink);border-radius:8px;padding:8px 12px}
 .chip{display:inline-block;border-radius:14px;padding:1px 10px;font-size:.82rem;font-weight:600;
 border:1px solid currentColor;margin-right:6px}
@@ -34,6 +37,7 @@ border:1px solid currentColor;margin-right:6px}
 .tile b.none{color:var(--soft);font-size:1rem;line-height:1.95rem}
 .tile span{font-size:.84rem;color:var(--soft);display:block;line-height:1.35}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:16px}
+.charts.few{grid-template-columns:repeat(auto-fill,minmax(min(100%,400px),1fr))}
 figure{margin:0}
 figcaption{font-size:.9rem;font-weight:600;margin-bottom:4px}
 svg{display:block;width:100%;height:auto}
@@ -50,10 +54,15 @@ svg .front{fill:none;stroke:var(--ink);stroke-width:1.2;stroke-dasharray:2 4}
 .bubble{fill:var(--c);fill-opacity:.55;stroke:var(--c);stroke-width:1.5}
 .bubble.hollow{fill-opacity:.12}
 .bubble.on-front{stroke:var(--ink);stroke-width:2.2}
+svg .band{fill:var(--accent);fill-opacity:.1}
+svg .whisker{stroke:var(--c);stroke-width:1.6}
+svg .dots{fill:none;stroke:var(--c);stroke-width:3.4;stroke-linecap:round;stroke-opacity:.45}
+svg .tickmark{stroke:var(--ink);stroke-width:1.6}
 .key{font-weight:400;color:var(--soft);margin-left:12px;white-space:nowrap}
 .swatch{display:inline-block;width:11px;height:11px;border-radius:50%;background:var(--c);border:2px solid var(--c);
 margin-right:5px;vertical-align:-1px}
 .swatch.hollow{background:none}
+.swatch.band{--c:var(--accent);border-radius:2px;opacity:.35}
 .keys{display:flex;flex-wrap:wrap;gap:2px 0;margin:6px 0}.keys .key{margin:0 14px 0 0}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:.9rem;font-variant-numeric:tabular-nums}
@@ -83,7 +92,7 @@ main{padding:18px 12px 40px}section{padding:14px 12px}
 .cards td{border:0;padding:2px 0;display:flex;justify-content:space-between;gap:14px;text-align:right}
 .cards td:first-child{font-size:1rem}
 .cards td[data-label]:not(:first-child)::before{content:attr(data-label);color:var(--soft);text-align:left}
-.cards td small{display:inline;margin-left:4px}
+.cards td small{display:inline;margin-left:4px}.cards td .many small{display:block}
 .tilepic span{font-size:.62rem}.tilepic img{border-width:2px}}
 @media print{section{break-inside:avoid}}
 """
@@ -114,6 +123,16 @@ def missing(what: str, how: str = "") -> str:
     return para(f"{what}: not measured{'. ' + how if how else '.'}", "missing")
 
 
+def bullets(items: Sequence[str]) -> str:
+    """A list of sentences; "" where there are none."""
+    return f"<ul>{''.join(f'<li>{escape(i)}</li>' for i in items)}</ul>" if items else ""
+
+
+def details(summary: str, inner: str) -> str:
+    """Markup that a click unfolds; "" where there is none."""
+    return f"<details><summary>{escape(summary)}</summary>{inner}</details>" if inner else ""
+
+
 def tile(value: str | None, text: str) -> str:
     shown = f"<b>{escape(value)}</b>" if value is not None else '<b class="none">not measured</b>'
     return f'<div class="tile">{shown}<span>{escape(text)}</span></div>'
@@ -125,8 +144,8 @@ def facts_list(items: Sequence[tuple[str, Any]]) -> str:
     return f"<dl>{rows}</dl>" if rows else ""
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str | tuple[str, str]]]) -> str:
-    """A table that becomes a stack of cards on a phone. A cell is text, or text and a smaller second line."""
+def table(head: Sequence[str], rows: Sequence[Sequence[str | tuple[str, ...]]]) -> str:
+    """A table that becomes a stack of cards on a phone. A cell is text, or text and smaller lines below it."""
     top = "".join(f"<th>{escape(h)}</th>" for h in head)
     lines = []
     for row in rows:
@@ -138,7 +157,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str | tuple[str, str]]]) 
     )
 
 
-def _cell(cell: str | tuple[str, str]) -> str:
+def _cell(cell: str | tuple[str, ...]) -> str:
     if isinstance(cell, str):
         return f"<span>{escape(cell)}</span>"
-    return f"<span>{escape(cell[0])}<small>{escape(cell[1])}</small></span>"
+    lines = [line for line in cell[1:] if line]
+    small = "".join(f"<small>{escape(line)}</small>" for line in lines)
+    return f"<span{' class=many' if len(lines) > 1 else ''}>{escape(cell[0])}{small}</span>"

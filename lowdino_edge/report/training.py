@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from lowdino_edge.card import Facts, Stage, at, distillation_verdict, number, pending, percent, protocol_text
+from lowdino_edge.card.facts import Facts, Stage, at, distillation_verdict, number, pending, percent, protocol_text
 from lowdino_edge.plots import Level, Series, line_chart
 from lowdino_edge.report.page import missing, para, section, table, tile
 
@@ -63,7 +63,9 @@ def headline(facts: Facts) -> str:
         )
     if timed:
         fastest, row = min(timed, key=lambda pair: pair[0])
-        tiles.append(tile(f"{fastest:.2f} ms", f"the fastest on this machine, {row.get('artifact')} (p50, batch 1)"))
+        tiles.append(
+            tile(f"{fastest:.2f} ms", f"the fastest, {row.get('artifact')} on {row.get('device')} (p50, batch 1)")
+        )
     protocol = facts.knn.get("student")
     return (
         f'<div class="tiles">{"".join(tiles)}</div>'

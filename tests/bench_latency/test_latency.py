@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from lowdino_edge.bench import latency
+from lowdino_edge.bench import agent, latency
 from lowdino_edge.types import Float, Preprocess
 
 
@@ -47,7 +47,7 @@ def test_measure_reports_milliseconds_of_single_calls() -> None:
 def test_models_take_turns() -> None:
     order: list[str] = []
     calls = [lambda n=n: order.append(n) for n in "abc"]
-    samples = latency.interleave(calls, [10, 10, 4], burst=5)
+    samples = agent.interleave(calls, [10, 10, 4], burst=5)
     assert [len(s) for s in samples] == [10, 10, 4]
     # two rounds; each turn is one untimed call and its share of timed ones
     assert "".join(order) == "a" * 6 + "b" * 6 + "c" * 3 + "a" * 6 + "b" * 6 + "c" * 3
@@ -55,14 +55,14 @@ def test_models_take_turns() -> None:
 
 @pytest.mark.parametrize("runs", [1, 5, 7, 100, 103])
 def test_every_run_is_taken_whatever_the_burst(runs: int) -> None:
-    assert len(latency.interleave([lambda: None], [runs])[0]) == runs
+    assert len(agent.interleave([lambda: None], [runs])[0]) == runs
 
 
 def test_warm_up_waits_until_calls_are_steady() -> None:
     falling = iter([0.02, 0.015, 0.012, 0.01, 0.008, 0.006] + [0.004] * 100)
-    used = latency.warm_up(lambda: time.sleep(next(falling)), 5)
+    used = agent.warm_up(lambda: time.sleep(next(falling)), 5)
     assert 10 <= used <= 25
-    assert latency.warm_up(lambda: pytest.fail("called"), 0) == 0
+    assert agent.warm_up(lambda: pytest.fail("called"), 0) == 0
 
 
 def test_noise_and_rise() -> None:

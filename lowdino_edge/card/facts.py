@@ -1,16 +1,17 @@
-"""What a run directory says about itself, read from its files alone, and the model card made of it."""
+"""What a run directory says about itself, read from its files alone."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lowdino_edge.run import Run, write_text
+from lowdino_edge.run import Run
 
 Dict = dict[str, Any]
 NOT_MEASURED = "not measured"
@@ -27,6 +28,26 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Place:
+    """A device that models were measured on.
+
+    Attributes:
+        name: "host", "ssh:pi@board", "browser:pixel-8-chrome-126".
+        document: its `benchmark` JSON.
+        rows: of `results[]`, one a model; `device` in them is `name`.
+    """
+
+    name: str
+    document: Dict
+    rows: list[Dict]
+
+    @property
+    def is_target(self) -> bool:
+        """Whether models will live there: not the machine that trained them, nor a browser on it."""
+        return self.name not in ("host", "browser", "browser:webgpu")
+
+
+@dataclass(frozen=True)
 class Facts:
     """A run as its files tell it. What is not there is empty; files that cannot be read are named in `problems`."""
 
@@ -39,7 +60,7 @@ class Facts:
     stages: list[Stage]
     knn: dict[str, Dict]  # who -> `eval` JSON, standard protocol
     other_knn: list[tuple[str, Dict]]  # further protocols: (who, JSON)
-    benchmark: Dict
+    benchmarks: dict[str, Dict]  # device -> `benchmark` JSON; the host first
     artifacts: list[Dict]
     problems: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)  # artifacts that did not agree with PyTorch, with their figures
@@ -52,10 +73,20 @@ class Facts:
         return number(self.knn.get(who), "top1")
 
     @property
+    def places(self) -> list[Place]:
+        """Every place with usable rows."""
+        return [p for d, document in self.benchmarks.items() if (p := _place(d, document)) is not None]
+
+    @property
     def rows(self) -> list[Dict]:
-        """The benchmark's rows that are usable."""
-        found = self.benchmark.get("results")
-        return [r for r in found if isinstance(r, dict)] if isinstance(found, list) else []
+        """The usable rows of all places; `device` says which."""
+        return [r for p in self.places for r in p.rows]
+
+    @property
+    def is_comparison(self) -> bool:
+        """Whether there are benchmarks alone, of models of other runs."""
+        rest = (self.recipe, self.student, self.stages, self.knn, self.other_knn, self.artifacts, self.done)
+        return bool(self.benchmarks) and not any(rest)
 
 
 def read_facts(path: Path) -> Facts:
@@ -84,6 +115,7 @@ def read_facts(path: Path) -> Facts:
         elif value:
             other.append((who, value))
     cards = [mapping(c) for c in sorted(run.artifacts.glob("*/artifact.json"))]
+    timed = {f.stem.split("__", 2)[2]: mapping(f) for f in run.results.glob("benchmark__all__*.json")}
     recipe = mapping(run.recipe)
     listed = mapping(run.results / "refused.json").get("refused")
     return Facts(
@@ -96,11 +128,25 @@ def read_facts(path: Path) -> Facts:
         stages=_stages(run, recipe, mapping),
         knn=knn,
         other_knn=other,
-        benchmark=mapping(run.results / "benchmark__all__host.json"),
+        benchmarks={k: timed[k] for k in sorted(timed, key=lambda k: (k != "host", k)) if timed[k]},
         artifacts=[c for c in cards if c],
         problems=problems,
         refused=[str(r) for r in listed if isinstance(r, str)] if isinstance(listed, list) else [],
     )
+
+
+def _place(device: str, document: Dict) -> Place | None:
+    """`device` is from the file's name. The last of rows of one name counts."""
+    found = document.get("results")
+    rows = [r for r in found if isinstance(r, dict)] if isinstance(found, list) else []
+    name = next((n for r in rows if _file_name(n := str(r.get("device"))) == device), device)
+    kept = {str(r.get("artifact")): {**r, "device": name} for r in rows}
+    return Place(name, document, list(kept.values())) if kept else None
+
+
+def _file_name(device: str) -> str:
+    """The device as it stands in the name of its file, where a colon may not."""
+    return re.sub(r"[^\w.@-]+", "-", device)
 
 
 def _stages(run: Run, recipe: Dict, mapping: Any) -> list[Stage]:
@@ -133,7 +179,10 @@ def number(tree: Any, *keys: str) -> float | None:
     tree = at(tree, *keys)
     if isinstance(tree, bool) or not isinstance(tree, int | float):
         return None
-    return float(tree) if math.isfinite(tree) else None
+    try:
+        return float(tree) if math.isfinite(tree) else None
+    except OverflowError:  # an integer of hundreds of digits
+        return None
 
 
 def percent(share: float | None) -> str:
@@ -202,131 +251,3 @@ def licences(facts: Facts) -> list[tuple[str, str]]:
     ]
     found.append(("lowdino and the report", "Apache-2.0"))
     return [(what, str(licence) if licence else "not recorded") for what, licence in found]
-
-
-def model_card(run_dir: Path) -> str:
-    """MODEL_CARD.md of a run: data, teacher, licences, protocol, figures, intended use, limits."""
-    facts = read_facts(run_dir)
-    student = facts.student
-    size = number(student, "preprocess", "image_size")
-    parts = [
-        f"# {_md(facts.name)}",
-        f"A {_md(student.get('id', 'small'))} vision backbone, trained without labels by lowdino: an RGB image in, an "
-        "embedding out. It has no classifier; compare embeddings (kNN), or train a small head on them.",
-        "## Model",
-        _list(
-            ("backbone", student.get("id")),
-            ("parameters", _count(number(student, "params"))),
-            ("embedding", _unit(number(student, "embed_dim"), "dimensions")),
-            ("input", _unit(size, "px, square, RGB in [0, 1]; mean and standard deviation are inside the network")),
-            ("weights sha256", student.get("sha256")),
-        ),
-        "## Training",
-        *_training(facts),
-        _md(distillation_verdict(facts)),
-        "## Figures",
-        *_figures(facts),
-        "## Artifacts",
-        *_artifacts(facts),
-        "## Licences",
-        _list(*licences(facts)),
-        "The licence of the training images is their publisher's and is not recorded here.",
-        "## Intended use",
-        "Image similarity, nearest-neighbour classification from a few examples and linear probes, on phones and small "
-        "boards, for images like those it was trained on.",
-        "## Limits",
-        "- Figures hold for the data and protocol named above; images of another kind can be far worse.\n"
-        "- It knows no classes and gives no calibrated confidence.\n"
-        "- What the training images under-represent, the embeddings tell apart less well; this was not audited.\n"
-        "- Artifacts were compared with the float network on the images that artifact.json names; latencies hold for "
-        "the machine named.\n"
-        "- Not for identifying people, nor for decisions about them.",
-    ]
-    return "\n\n".join(p for p in parts if p) + "\n"
-
-
-def write_model_card(run_dir: Path) -> Path:
-    """Writes MODEL_CARD.md into the run; returns its path."""
-    path = run_dir / "MODEL_CARD.md"
-    write_text(path, model_card(run_dir))
-    return path
-
-
-def _training(facts: Facts) -> list[str]:
-    if not facts.stages:
-        return [f"Training: {NOT_MEASURED}."]
-    parts = []
-    for stage in facts.stages:
-        s = stage.student
-        teacher = s.get("teacher")
-        fingerprint = f" (weights {str(s['teacher_fingerprint'])[:12]})" if s.get("teacher_fingerprint") else ""
-        parts.append(f"**{_md(stage.name)}**" + ("" if stage.done else " (not finished)"))
-        parts.append(
-            _list(
-                ("method", s.get("method")),
-                ("data", s.get("data") or at(facts.recipe, "data", "source")),
-                ("data fingerprint", s.get("data_fingerprint")),
-                ("teacher", f"{teacher}{fingerprint}" if teacher else None),
-                ("epochs", s.get("epochs")),
-                ("steps", _count(number(s, "steps"))),
-                ("seed", s.get("seed")),
-            )
-        )
-    return parts
-
-
-def _figures(facts: Facts) -> list[str]:
-    if not facts.knn:
-        return [f"kNN: {NOT_MEASURED}."]
-    names = {"student": "this model", "pixels": "raw pixels", "untrained": "the same backbone, untrained"}
-    rows = [f"- {_md(names.get(who, who))}: {percent(number(r, 'top1'))} kNN top-1" for who, r in facts.knn.items()]
-    first = facts.knn.get("student") or next(iter(facts.knn.values()))
-    protocol = protocol_text(first)
-    return ["\n".join(rows), _md(protocol[0].upper() + protocol[1:]) + "."]
-
-
-def _artifacts(facts: Facts) -> list[str]:
-    if not facts.artifacts:
-        return ["None exported."]
-    measured = {r.get("artifact"): r for r in facts.rows}
-    lines = ["| artifact | MB | cosine to float | kNN | p50 ms |", "|---|---|---|---|---|"]
-    for card in facts.artifacts:
-        name = f"{card.get('target')}-{card.get('scheme')}"
-        row = measured.get(name, {})
-        p50 = number(row, "latency_ms", "p50")
-        size, cosine = number(card, "bytes"), number(card, "parity", "cosine_mean")
-        cells = (
-            _md(name),
-            "-" if size is None else f"{size / 1e6:.2f}",
-            NOT_MEASURED if cosine is None else f"{cosine:.5f}",
-            percent(number(row, "knn_top1")),
-            "-" if p50 is None or row.get("emulated") else f"{p50:.2f}",
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    cpu = at(facts.benchmark, "device", "cpu") or facts.env.get("cpu")
-    threads = sorted({int(t) for r in facts.rows if (t := number(r, "threads")) and not r.get("emulated")})
-    on = f", {' or '.join(map(str, threads))} thread{'s' * (threads != [1])}" if threads else ""
-    where = [f"Latency at batch 1 on {_md(cpu)}{on}."] if cpu and facts.rows else []
-    if at(facts.benchmark, "protocol"):  # its bank may be a part of the training split
-        where.append(_md(f"kNN in this table: {protocol_text(facts.benchmark)}") + ".")
-    return ["\n".join(lines), *where]
-
-
-def _list(*items: tuple[str, Any]) -> str:
-    return "\n".join(f"- {_md(k)}: {_md(v)}" for k, v in items if v is not None)
-
-
-def _count(value: float | None) -> str | None:
-    return None if value is None else f"{int(value):,}"
-
-
-def _unit(value: float | None, unit: str) -> str | None:
-    return None if value is None else f"{value:g} {unit}"
-
-
-def _md(value: Any) -> str:
-    """One line of text that Markdown and HTML leave alone."""
-    text = " ".join(str(value).split())
-    for a, b in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("[", "\\["), ("`", "\\`"), ("*", "\\*")):
-        text = text.replace(a, b)
-    return text
