@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from lowdino_edge.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,16 @@ class Check:
 def diagnose() -> list[Check]:
     """Every check, in order. Imports the packages it names, so it takes seconds."""
     checks = [_package(*row) for row in _PACKAGES]
-    return [*checks, _accelerators(), _threads(), _int8(), _disk()]
+    return [
+        *checks,
+        _app(),
+        _browser(),
+        *(_program(*row) for row in _PROGRAMS),
+        _accelerators(),
+        _threads(),
+        _int8(),
+        _disk(),
+    ]
 
 
 _PACKAGES: tuple[tuple[str, str, str, bool], ...] = (
@@ -36,7 +48,38 @@ _PACKAGES: tuple[tuple[str, str, str, bool], ...] = (
     ("litert export", "litert_torch", "tflite", False),
     ("litert runtime", "ai_edge_litert.interpreter", "tflite", False),
     ("litert quantizer", "ai_edge_quantizer", "tflite", False),
+    ("serve", "lowdino_edge.serve.server", "serve", False),
 )
+# What the devices of `benchmark` need here: name, program, how to get it.
+_PROGRAMS = (
+    ("device ssh", ("ssh",), "install OpenSSH's client"),
+    ("device adb", ("adb",), "install adb (Android platform tools)"),
+    ("executorch runner", ("g++", "c++", "clang++"), "install a C++ compiler: adb and ssh build the runner with it"),
+)
+
+
+def _program(name: str, programs: tuple[str, ...], mend: str) -> Check:
+    found = next((path for p in programs if (path := shutil.which(p))), None)
+    return Check(name, found is not None, found or f"no {programs[0]}", mend)
+
+
+def _app() -> Check:
+    from lowdino_edge.serve.site import locate
+
+    return _found("web app", lambda: locate().name)
+
+
+def _browser() -> Check:
+    from lowdino_edge.bench.devices.browser import find
+
+    return _found("device browser", lambda: find(None))
+
+
+def _found(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name, True, look())
+    except UserError as e:
+        return Check(name, False, e.message, e.hint)
 
 
 def _package(name: str, module: str, extra: str, required: bool) -> Check:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +32,7 @@ def guarded(call: Callable[[], Any], resumable: bool) -> int:
     Args:
         resumable: whether the command takes --resume, which is then the advice after Ctrl-C.
     """
+    before = _heed_sigterm()
     try:
         code = call()
         if code == INTERRUPTED:  # typer catches Ctrl-C itself and gives its code
@@ -62,3 +65,17 @@ def guarded(call: Callable[[], Any], resumable: bool) -> int:
         hint = "a fault of lowdino, not yours: run it again with --debug and report what it prints"
         print(f"error: {what}\n{hint}", file=sys.stderr)
         return 1
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _heed_sigterm() -> Any:
+    """SIGTERM ends a command as Ctrl-C does, so that what it started elsewhere (a browser, an agent) is ended too."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(signal.SIGTERM, interrupt)

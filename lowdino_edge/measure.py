@@ -55,8 +55,9 @@ def benchmark(
             refused.append(e)
             console.warn(f"{place.id}: {e.message}")
             continue
-        for artifact, why in session.failed.items():
-            console.warn(f"{artifact} on {place.id}: {why}")
+        for why in dict.fromkeys(session.failed.values()):
+            names = [n for n, reason in session.failed.items() if reason == why]
+            console.warn(f"not measured on {place.id}: {', '.join(names)}: {why}")
         bases = bases or score.references(job, session.measured)
         document = score.document(place.id, session, job, bases)
         done[place.id] = {**document, "seconds": round(time.monotonic() - start, 1)}
@@ -127,8 +128,7 @@ def serve(run: Path, *, port: int | None = None, lan: bool = False, source: str 
         UserError: no run, no LiteRT file in it, the app is not built, the port is taken.
     """
     from lowdino_edge.bench.phone import Phones
-    from lowdino_edge.serve.app import Site
-    from lowdino_edge.serve.server import Server, files
+    from lowdino_edge.serve.server import Server, Site, files
 
     if not is_run(run):
         raise UserError(f"'{run}' is no run", "name the directory of a run, such as runs/quickstart")

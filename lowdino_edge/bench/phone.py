@@ -83,6 +83,13 @@ def task(
     return Task(models, size, cfg.runs, cfg.warmup, BURST, backends, auto, images, on_result, on_failure)
 
 
+def images(job: Job) -> Images:
+    """What a page embeds: bank and queries, or nothing."""
+    if job.bank is None or not len(job.query.u8_NCHW):
+        return Images()
+    return Images(job.bank.u8_NCHW, job.query.u8_NCHW)
+
+
 def tflite(entries: Sequence[Entry]) -> list[Entry]:
     """Those that a browser can run.
 
@@ -138,10 +145,7 @@ class Phones:
     def images(self) -> Images:
         """Of the job; opened when first asked."""
         with self._lock:
-            job = self._opened()
-        if not len(job.query.u8_NCHW):
-            return Images()
-        return Images(None if job.bank is None else job.bank.u8_NCHW, job.query.u8_NCHW)
+            return images(self._opened())
 
     def take(self, result: Result) -> dict[str, Any]:
         """Writes the results file of the device that sent it; returns the row."""

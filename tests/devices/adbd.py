@@ -148,10 +148,8 @@ class Connection(threading.Thread):
 
     def _handle(self, command: int, a: int, b: int, data: bytes) -> None:
         faults = self.adbd.faults
-        if command == CNXN and faults.unauthorized:
-            self.send(AUTH, 1, 0, os.urandom(20))
-        elif command == AUTH and a == 2:  # a signature, by a key that is not known here
-            self.send(AUTH, 1, 0, os.urandom(20))
+        if (command == CNXN and faults.unauthorized) or (command == AUTH and a == 2):
+            self.send(AUTH, 1, 0, os.urandom(20))  # a signature (2) is by a key that is not known here
         elif command == CNXN:
             self.send(CNXN, 0x01000000, _CHUNK, b"device::ro.product.name=standin;features=shell_v2")
         elif command == OPEN:

@@ -33,8 +33,7 @@ NEEDS_RUNNER = pytest.mark.skipif(
     shutil.which("g++") is None or os.uname().machine != "x86_64", reason="no g++ on x86-64 to build the runner with"
 )
 RUN = "et_runner --"  # as a part of the command that runs it
-THERMAL = """IsStatusOverride: false
-Thermal Status: {status}
+THERMAL = """Thermal Status: {status}
 Cached temperatures:
 \tTemperature{{mValue=99.0, mType=0, mName=AP, mStatus=0}}
 HAL Ready: true
@@ -44,8 +43,7 @@ Current temperatures from HAL:
 \tTemperature{{mValue=3700.0, mType=6, mName=vbat, mStatus=0}}
 Current cooling devices from HAL:"""
 # What LiteRT's benchmark_model prints; the figures are made up.
-PRINTS = """INFO: STARTING!
-INFO: Created TensorFlow Lite XNNPACK delegate for CPU.
+PRINTS = """INFO: Created TensorFlow Lite XNNPACK delegate for CPU.
 INFO: Initialized session in 12.5ms.
 INFO: Running benchmark for at least 2 iterations and at least 0.001 seconds but terminate if exceeding 150 seconds.
 INFO: count=2 first=9000 curr=8000 min=8000 max=9000 avg=8500 std=500 p5=8000 median=9000 p95=9000
@@ -53,9 +51,7 @@ INFO: count=2 first=9000 curr=8000 min=8000 max=9000 avg=8500 std=500 p5=8000 me
 INFO: Running benchmark for at least 2 iterations and at least 0.001 seconds but terminate if exceeding 150 seconds.
 INFO: count=2 first=4000 curr=5000 min=4000 max=5000 avg=4500 std=500 p5=4000 median=5000 p95=5000
 
-INFO: Inference timings in us: Init: 12500, First inference: 9000, Warmup (avg): 8500, Inference (avg): 4500
-INFO: Note: as the benchmark tool itself affects memory footprint, the following is only APPROXIMATE to the actual
-INFO: Memory footprint delta from the start of the tool (MB): init=5.5 overall=5.5"""
+INFO: Inference timings in us: Init: 12500, First inference: 9000, Warmup (avg): 8500, Inference (avg): 4500"""
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -27,9 +27,9 @@ pytestmark = pytest.mark.skipif(os.environ.get("LOWDINO_TEST_ARM64") != "1", rea
 CPU = "cortex-a76"  # has dot products and no SVE: `max` gave wrong int8 in its emulated SVE path
 QEMU = "qemu-aarch64-static"
 DEBS = (
-    "python3.11-minimal libpython3.11-minimal libpython3.11-stdlib libc6 libgcc-s1 libstdc++6 zlib1g libexpat1 libssl3 "
-    "libbz2-1.0 liblzma5 libffi8 libuuid1"
-).split()
+    "python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib", "libc6", "libgcc-s1", "libstdc++6",
+    "zlib1g", "libexpat1", "libssl3", "libbz2-1.0", "liblzma5", "libffi8", "libuuid1",
+)  # fmt: skip
 WHEELS = ("numpy", "onnxruntime", "ai-edge-litert", "flatbuffers")
 # Both runtimes read which kernels to take from here, and crash on what an x86 says there.
 CPUINFO = "".join(

@@ -138,6 +138,31 @@ def test_a_dropped_connection(measure: Callable[..., Session], server: Board) ->
     assert "the connection to ssh:" in e.message and "was lost" in e.message
 
 
+def test_a_board_that_cannot_be_reached_again(tmp_path: Path, tiny_job: Job, capsys: pytest.CaptureFixture) -> None:
+    """Nobody can look after it any more: what ran there ends by itself."""
+    gone = sshd.start(tmp_path / "sshd")
+    job = narrowed(tiny_job, FILES[:1], ssh_options=gone.options, remote_python=sys.executable, runs=FOREVER)
+    found: list[UserError] = []
+
+    def run() -> None:
+        with pytest.raises(UserError) as e:
+            Ssh(gone.host, job.cfg).run(job)
+        found.append(e.value)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    agent = agent_pid(gone)
+    gone.process.kill()
+    gone.process.wait()
+    for pid in [int(p.name) for p in Path("/proc").glob("[0-9]*")]:  # the session is nobody's child any more
+        if sshd.cmdline(pid).startswith(b"sshd: ") and agent in sshd.descendants(pid):
+            os.kill(pid, signal.SIGKILL)
+    thread.join(60)
+    assert not thread.is_alive() and "was lost" in found[0].message
+    assert "may still be on ssh:" in capsys.readouterr().err
+    assert gone.leftovers() == [] and not Path(f"/proc/{agent}").exists()
+
+
 def test_a_killed_agent(measure: Callable[..., Session], server: Board) -> None:
     e = interrupted(measure, server, lambda pid: os.kill(pid, signal.SIGKILL))
     assert "the agent was ended by SIGKILL" in e.message and "memory" in e.hint
@@ -285,7 +310,7 @@ def test_who_does_not_get_in(measure: Callable[..., Session], server: Board, tmp
     other = (server.root / "strange_key.pub").read_text().split()
     (tmp_path / "changed").write_text(f"{name} {kind} {other[1]}\n")
     e = error(measure, ssh_options=server.options_with(client, tmp_path / "changed"))
-    assert "another host key than before" in e.message and "ssh-keygen -R" in e.hint
+    assert "another host key than before" in e.message and "ssh-keygen -R 127.0.0.1," in e.hint
 
 
 def test_nobody_there(measure: Callable[..., Session], server: Board) -> None:

@@ -6,6 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,17 @@ def test_both_backends(entries: list[Entry], scripted: Callable[..., None]) -> N
     names = [m.entry.name for m in session.measured]
     assert names == ["tflite-none", "tflite-none@webgpu", "tflite-w8"] and session.interleaved == 3
     assert list(session.failed) == ["tflite-w8@webgpu"] and "NaN" in session.failed["tflite-w8@webgpu"]
+
+
+@needs_chromium
+def test_latency_alone(entries: list[Entry], scripted: Callable[..., None]) -> None:
+    scripted()
+    settings = BenchmarkConfig(runs=10, warmup=2, timeout=90.0, knn=False)
+    work = replace(tiny.job(entries, settings), bank=None)
+    session = open_device("browser", settings).run(work)
+    assert [m.z_query for m in session.measured] == [None, None]
+    row = score.document("browser", session, work, score.references(work))["results"][0]
+    assert row["latency_ms"]["p50"] == 3.5 and row["knn_top1"] is None and row["neighbour_agreement"] is None
 
 
 @needs_chromium

@@ -192,8 +192,8 @@ def test_the_good_one_is_taken(client: tiny.Client, taken: Taken) -> None:
 @pytest.mark.parametrize("change", [
     {"samples_ms": []}, {"samples_ms": [1, "2"]}, {"samples_ms": [1, -1]}, {"samples_ms": [float("nan")]},
     {"samples_ms": 5}, {"load_ms": float("inf")}, {"threads": True}, {"threads": 1.5}, {"warmup": -1},
-    {"backend": "cuda"}, {"device": None}, {"device": {"user_agent": 5, "platform": ""}}, {"n_bank": "60"}, {"n_bank": 59},
-    {"embed_dim": 128}, {"last": "yes"}, {"job": 5}, {"runtime": None},
+    {"backend": "cuda"}, {"device": None}, {"device": {"user_agent": 5, "platform": ""}},
+    {"n_bank": "60"}, {"n_bank": 59}, {"embed_dim": 128}, {"last": "yes"}, {"job": 5}, {"runtime": None},
 ], ids=str)  # fmt: skip
 def test_bad_values(client: tiny.Client, taken: Taken, change: dict[str, Any]) -> None:
     head, z = good(client, **change)

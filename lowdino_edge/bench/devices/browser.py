@@ -110,7 +110,7 @@ class _Inbox:
 
     def open(self, job: Job) -> Images:
         self._heard = time.monotonic()
-        return Images(None if job.bank is None else job.bank.u8_NCHW, job.query.u8_NCHW)
+        return phone.images(job)
 
     def take(self, result: Result) -> dict[str, Any]:
         one = phone.measured(self.entries[result.head.model], result)

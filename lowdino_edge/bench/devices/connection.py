@@ -26,7 +26,7 @@ _BOOT = (
 # What the client or the board's shell says -> what is wrong and how to mend it.
 _REASONS: tuple[tuple[str, str, str], ...] = (
     (r"REMOTE HOST IDENTIFICATION HAS CHANGED", "{id} shows another host key than before",
-     "if the board was set up anew: ssh-keygen -R {host}, then connect once by hand"),
+     "if the board was set up anew: ssh-keygen -R {name}, then connect once by hand"),
     (r"Host key verification failed|host key is known", "the host key of {id} is not known",
      "connect once by hand with `ssh {host}` and compare the fingerprint"),
     (r"Permission denied \(", "{id} lets nobody in without a password",
@@ -143,7 +143,7 @@ class Connection:
         said = "\n".join(self._errors)
         for pattern, what, how in _REASONS:
             if re.search(pattern, said):
-                names = {"id": self.id, "host": self.host, "python": self.python}
+                names = {"id": self.id, "host": self.host, "name": self.host.rpartition("@")[2], "python": self.python}
                 return UserError(what.format(**names), how.format(**names))
         last = (said.strip() or self.garbled or "it said nothing").splitlines()[-1]
         return UserError(
