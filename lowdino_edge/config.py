@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lowdino_edge.errors import UserError, nearest
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Fractions = tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]]
+# YAML reads 2222 as a number
+Text = Annotated[str, BeforeValidator(lambda v: str(v) if isinstance(v, int | float) else v)]
 Scheme = Literal["none", "fp16", "w8", "w8a8"]
 Target = Literal["onnx", "executorch", "coreml", "tflite"]
 
@@ -186,7 +188,7 @@ class BenchmarkConfig(Strict):
     knn_bank: Annotated[int, Field(ge=2)] | None = 10000  # images of the bank; None: the whole training split
     knn_queries: Annotated[int, Field(ge=1)] | None = None
     timeout: Positive = 600.0  # seconds a device may say nothing
-    ssh_options: list[str] = []  # given to ssh and scp as they are: ["-p", "2222"]
+    ssh_options: list[Text] = []  # given to ssh as they are: [-p, 2222]
     remote_python: str = "python3"  # the interpreter on the board, with numpy and a runtime
     litert_binary: str | None = None  # LiteRT's benchmark_model for Android, where the phone has no Python
     browser_binary: str | None = None  # None: chromium or chrome, wherever it is

@@ -86,3 +86,8 @@ def test_any_mapping_is_a_recipe_or_a_user_error(tree: dict[str, object]) -> Non
         assert e.message and e.hint and "\n" not in e.message
     else:
         assert parse_recipe(yaml.safe_load(dump_recipe(recipe))) == recipe
+
+
+def test_ssh_options_may_be_numbers() -> None:
+    recipe = load_recipe(None, ["benchmark.ssh_options=[-p, 2222]"])
+    assert recipe.benchmark is not None and recipe.benchmark.ssh_options == ["-p", "2222"]

@@ -27,7 +27,9 @@ ALLOWED: dict[str, set[str]] = {
     "prove": {"artifact", "export", "runtimes", "evals", "run", "models"},
     "report": {"run", "plots", "card"}, "plots": {"run"}, "card": {"run"},
 }  # fmt: skip
-TOP = {"api", "chain", "cli", "doctor", "exits", "lineup", "measure", "options", "present", "resolve", "tables", "workspace"}
+TOP = {
+    "api", "chain", "cli", "doctor", "exits", "lineup", "measure", "options", "present", "resolve", "tables", "workspace",
+}  # fmt: skip
 
 
 def _imports(path: Path) -> set[str]:

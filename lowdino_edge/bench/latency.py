@@ -1,4 +1,4 @@
-"""What the raw samples of a timing say: percentiles, noise, throttling. The timing itself is in `agent.py`."""
+"""What the raw samples of a timing say: percentiles, noise, throttling. The timing itself is in `agent/timing.py`."""
 
 from __future__ import annotations
 

@@ -15,11 +15,22 @@ import io
 import zipfile
 from pathlib import Path
 
-from .machine import thermal_c
+from .machine import peak_rss_bytes, thermal_c
 from .models import MODULES, PACKAGES
 from .timing import BURST, STABLE, call_ms, interleave, warm_up
 
-__all__ = ["BURST", "MODULES", "PACKAGES", "STABLE", "call_ms", "interleave", "pack", "thermal_c", "warm_up"]
+__all__ = [
+    "BURST",
+    "MODULES",
+    "PACKAGES",
+    "STABLE",
+    "call_ms",
+    "interleave",
+    "pack",
+    "peak_rss_bytes",
+    "thermal_c",
+    "warm_up",
+]
 
 _MAIN = "import sys\nfrom agent.program import main\nsys.exit(main(sys.argv))\n"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -58,13 +59,22 @@ def _first_line(path: str) -> str | None:
 
 
 def peak_rss_bytes() -> int | None:
-    """The most memory that this process or one that it started has held."""
+    """The most memory that this process has held, or None where it cannot be read.
+
+    Linux tells it in VmHWM; ru_maxrss there also remembers the process that started this one.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        status = ""
+    found = re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)
+    if found:
+        return int(found[1]) * 1024
     try:
         import resource
-    except ImportError:
+    except ImportError:  # Windows
         return None
-    most = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return most * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def thermal_c() -> float | None:

@@ -33,7 +33,7 @@ _REASONS: tuple[tuple[str, str, str], ...] = (
      "set up a key: ssh-copy-id {host} (nothing can be asked during a benchmark: BatchMode)"),
     (r"Could not resolve hostname", "no host is called as in {id}", "check the name, or add it to ~/.ssh/config"),
     (r"Connection refused", "{id} refuses the connection", "start its ssh server, or name its port: "
-     "benchmark.ssh_options=[-p,2222]"),
+     "benchmark.ssh_options=[-p2222]"),
     (r"No route to host|Connection timed out|Operation timed out|Network is unreachable|banner exchange",
      "{id} does not answer", "check that it is switched on and on this network"),
     (r"Bad configuration option|unknown option|illegal option|Bad port|Bad number|no such identity|command-line line",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from lowdino_edge import console
 from lowdino_edge.bench import latency
-from lowdino_edge.bench.agent import interleave, thermal_c, warm_up
+from lowdino_edge.bench.agent import interleave, peak_rss_bytes, thermal_c, warm_up
 from lowdino_edge.bench.cpu import INT8_DOT, cpu_features
 from lowdino_edge.bench.job import Job, Measured, Session
 from lowdino_edge.errors import UserError
@@ -95,12 +94,3 @@ def _embedded(job: Job, encoders: Sequence[Encoder], timings: Sequence[LatencyRe
 def is_emulated(encoder: Encoder) -> bool:
     """Whether a stand-in runs the file (Core ML away from macOS): right embeddings, meaningless time."""
     return getattr(encoder, "delegate", "") == "reference interpreter"
-
-
-def peak_rss_bytes() -> int | None:
-    """The most memory this process has held, or None where it cannot be read."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

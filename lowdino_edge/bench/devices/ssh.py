@@ -32,7 +32,7 @@ class Ssh:
 
     def __init__(self, rest: str, cfg: BenchmarkConfig) -> None:
         if re.fullmatch(r"[^:]+:\d+", rest):
-            raise UserError(f"'ssh:{rest}' names a port", "write it as --set benchmark.ssh_options=[-p,2222]")
+            raise UserError(f"'ssh:{rest}' names a port", "write it as --set benchmark.ssh_options=[-p2222]")
         if not re.fullmatch(r"[\w.%\[][\w.@:%\[\]+-]*", rest):
             raise UserError(f"'ssh:{rest}' is no device", "write ssh:USER@BOARD, or ssh:ALIAS as in ~/.ssh/config")
         self.id, self.host, self.cfg = f"ssh:{rest}", rest, cfg

@@ -6,7 +6,7 @@
 // FILE holds N uint8 images, one after the other, RGB, CHW. DIR gets z<i>_query.f32, z<i>_bank.f32 and, last and whole,
 // result.json, as bench/devices/folder.py describes them; a model goes by its file name there. What is wrong with one
 // model is in its row; anything else ends the program with 1 and one line on stderr. The times are taken by the rules of
-// bench/agent.py: change both together.
+// bench/agent/timing.py: change both together.
 
 #include <dirent.h>
 #include <signal.h>
@@ -169,7 +169,7 @@ void each(std::vector<Model>& models, const std::function<void(Model&)>& work) {
   }
 }
 
-// ---- timing, by the rules of bench/agent.py
+// ---- timing, by the rules of bench/agent/timing.py
 
 double median(std::vector<double> v) {
   std::sort(v.begin(), v.end());
