@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WEB := mobile_demo/web/dist/index.html
 NPM_CI := npm ci --no-audit --no-fund --loglevel=error
 
-.PHONY: demo test test-slow test-mobile test-native web wheel install clean
+.PHONY: demo test test-slow test-mobile test-native screenshots web wheel install clean
 
 demo: install
 	$(BIN)/lowdino run recipes/quickstart.yaml --out runs/quickstart --resume
@@ -32,6 +32,12 @@ test-mobile: install web test-native
 
 test-native:
 	cd mobile_demo/native && $(NPM_CI) && npm test && npm run bundle
+
+# The README's pictures of the app, taken by its end-to-end test on the demo's network.
+PICTURES := 2-teach-360-light 3-live-360-dark 8-benchmark-360-light 8-benchmark-1280-dark
+screenshots: install web
+	LOWDINO_RUN=runs/quickstart SCREENSHOTS=$(CURDIR)/build/screenshots $(BIN)/python -m pytest tests/mobile/test_web.py -k teaches
+	mkdir -p docs/app && cp $(PICTURES:%=build/screenshots/%.png) docs/app/
 
 web: $(WEB)
 

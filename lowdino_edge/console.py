@@ -26,6 +26,11 @@ def say(text: str = "") -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+def plain(text: object, limit: int = 500) -> str:
+    """What another machine said, as one line that does nothing to a terminal."""
+    return "".join(c if c.isprintable() else " " for c in str(text)[:limit]).strip()
+
+
 def warn(text: str) -> None:
     """A line that is printed even with --quiet."""
     print(f"warning: {text}", file=sys.stderr, flush=True)

@@ -18,8 +18,8 @@ from lowdino_edge.errors import UserError
 
 INTERRUPTED = 130
 _MACHINE = {  # what the machine refuses, and the way out
-    errno.ENOSPC: "free some space; the same command with --resume continues",
-    errno.EDQUOT: "free some of your quota; the same command with --resume continues",
+    errno.ENOSPC: "free some space; the same command{resume}",
+    errno.EDQUOT: "free some of your quota; the same command{resume}",
     errno.EACCES: "write to a place you may write to, with --out",
     errno.EPERM: "write to a place you may write to, with --out",
     errno.EROFS: "write to another disk, with --out",
@@ -33,6 +33,7 @@ def guarded(call: Callable[[], Any], resumable: bool) -> int:
         resumable: whether the command takes --resume, which is then the advice after Ctrl-C.
     """
     before = _heed_sigterm()
+    resume = " with --resume continues" if resumable else " again"
     try:
         code = call()
         if code == INTERRUPTED:  # typer catches Ctrl-C itself and gives its code
@@ -46,7 +47,7 @@ def guarded(call: Callable[[], Any], resumable: bool) -> int:
     except typer.Exit as e:
         return e.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted; the same command " + ("with --resume continues" if resumable else "again"), file=sys.stderr)
+        print(f"interrupted; the same command{resume}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -59,7 +60,7 @@ def guarded(call: Callable[[], Any], resumable: bool) -> int:
             raise
         if isinstance(e, OSError) and e.errno in _MACHINE:
             where = f" '{e.filename}'" if e.filename else ""
-            print(f"error: {e.strerror}{where}\n{_MACHINE[e.errno]}", file=sys.stderr)
+            print(f"error: {e.strerror}{where}\n{_MACHINE[e.errno].format(resume=resume)}", file=sys.stderr)
             return 1
         what = f"{type(e).__name__}: {e}".splitlines()[0]
         hint = "a fault of lowdino, not yours: run it again with --debug and report what it prints"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from lowdino_edge.workspace import Workspace
 
 def participants(specs: Sequence[str]) -> list[Model]:
     """Every model that is to be measured; before artifacts alone stands the float student of their run."""
-    found = [m for spec in specs for m in expand(resolve(spec))]
+    found = _once(m for spec in specs for m in expand(resolve(spec)))
     if not found:
         raise UserError("nothing to benchmark", "name a run, artifacts or a student")
     with_float = {group(m) for m in found if m.kind != "artifact"}
@@ -55,14 +56,42 @@ def expand(model: Model) -> list[Model]:
 
 def group(model: Model) -> str:
     """What a model is measured beside: the student of its run; a student or teacher by itself."""
-    return str(model.run) if model.run is not None else model.spec
+    return str(model.run.resolve()) if model.run is not None else model.spec
+
+
+def _once(found: Iterable[Model]) -> list[Model]:
+    """A run and one of its artifacts may both be named, and the same path in two ways."""
+    first: dict[tuple[str, str], Model] = {}
+    for m in found:
+        path = m.run if m.kind == "student" and m.run is not None else Path(m.spec)
+        first.setdefault((m.kind, str(path.resolve()) if path.exists() else m.spec), m)
+    return list(first.values())
 
 
 def entries(found: Sequence[Model], recipe: Recipe) -> list[Entry]:
-    """One of each model; where they belong to several runs, their names say to which."""
+    """One of each model; where they belong to several runs, their names say to which. No two have the same name."""
     groups = [group(m) for m in found]
     several = len(set(groups)) > 1
-    return [entry(m, recipe, name if several else "") for m, name in zip(found, groups, strict=True)]
+    made = [entry(m, recipe, name if several else "") for m, name in zip(found, groups, strict=True)]
+    names, tails = [e.name for e in made], _tails(groups)
+    return [
+        replace(e, name=_longer(e, tails[g])) if names.count(e.name) > 1 else e
+        for e, g in zip(made, groups, strict=True)
+    ]
+
+
+def _tails(groups: Sequence[str]) -> dict[str, str]:
+    """As much of the end of each path as tells them apart."""
+    parts = {g: Path(g).parts for g in groups}
+    most = max(map(len, parts.values()), default=1)
+    enough = next((n for n in range(1, most) if len({p[-n:] for p in parts.values()}) == len(parts)), most)
+    return {g: "/".join(p[-enough:]) for g, p in parts.items()}
+
+
+def _longer(e: Entry, tail: str) -> str:
+    """`exp1/run/tflite-w8a8` where `run/tflite-w8a8` could be either of two."""
+    own = e.name.rpartition("/")[2]
+    return tail if e.artifact is not None and tail.endswith(own) else f"{tail}/{own}"
 
 
 def entry(model: Model, recipe: Recipe, group: str) -> Entry:

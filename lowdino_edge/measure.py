@@ -11,9 +11,9 @@ from typing import Any
 from lowdino_edge import console, lineup
 from lowdino_edge.config import BenchmarkConfig, Recipe, load_recipe
 from lowdino_edge.errors import UserError
-from lowdino_edge.lineup import same_data, short_hash, with_source
+from lowdino_edge.lineup import group, same_data, short_hash, with_source
 from lowdino_edge.resolve import Model
-from lowdino_edge.run import RUN_FILES, Run, is_run, read_json
+from lowdino_edge.run import RUN_FILES, Run, is_run
 from lowdino_edge.workspace import Workspace
 
 PHONE_BANK, PHONE_QUERIES = 1000, 200  # images a phone embeds: seconds, not minutes
@@ -38,7 +38,9 @@ def benchmark(
 
     recipe = with_source(recipe or Recipe(), source)
     cfg = recipe.benchmark or BenchmarkConfig()
-    places = sorted((open_device(d, cfg) for d in devices), key=lambda d: d.id != "host")  # its floats serve the others
+    places = sorted(
+        (open_device(d, cfg) for d in dict.fromkeys(devices)), key=lambda d: d.id != "host"
+    )  # its floats serve the others
     found = lineup.participants(models)
     job = lineup.job(found, recipe, work or Workspace(recipe))
     where, other = _result_place(found, recipe, out)
@@ -82,16 +84,18 @@ def _result_place(found: Sequence[Model], recipe: Recipe, out: Path | None) -> t
     run = found[0].run
     if run is None or not is_run(run):
         return None, ""
-    own = all(m.run == run for m in found) and same_data(recipe, load_recipe(run / "recipe.yaml"))
+    own = len({group(m) for m in found}) == 1 and same_data(recipe, load_recipe(run / "recipe.yaml"))
     return Run(run), "" if own else f"some-{short_hash(recipe.data.model_dump(), [m.spec for m in found])}"
 
 
 def _write(where: Run, device: str, document: dict[str, Any], other: str) -> None:
     """`all` is what the report draws; fewer models never take the place of more."""
+    from lowdino_edge.bench.score import rows
+
     names = {row["artifact"] for row in document["results"]}
     path = where.results / f"benchmark__all__{device}.json"
-    earlier = {row["artifact"] for row in read_json(path)["results"]} if path.is_file() else set()
-    gone = {n for n in earlier - names if n != "pytorch" and not (where.artifacts / n).is_dir()}
+    earlier = {str(row.get("artifact")) for row in rows(path)}
+    gone = {n for n in earlier - names if n != "pytorch" and not (where.artifacts / n.partition("@")[0]).is_dir()}
     name = other or ("all" if earlier - gone <= names else f"some-{short_hash(sorted(names))}")
     where.result("benchmark", name, device, document)
     if name != "all":
@@ -134,8 +138,9 @@ def serve(run: Path, *, port: int | None = None, lan: bool = False, source: str 
         raise UserError(f"'{run}' is no run", "name the directory of a run, such as runs/quickstart")
     recipe = load_recipe(run / "recipe.yaml")
     recipe = recipe if source is None else with_source(recipe, source)
-    cfg = (recipe.benchmark or BenchmarkConfig()).model_copy(
-        update={"knn_bank": PHONE_BANK, "knn_queries": PHONE_QUERIES}
+    cfg = recipe.benchmark or BenchmarkConfig()
+    cfg = cfg.model_copy(
+        update={"knn_bank": _fewer(cfg.knn_bank, PHONE_BANK), "knn_queries": _fewer(cfg.knn_queries, PHONE_QUERIES)}
     )
     recipe = recipe.model_copy(update={"benchmark": cfg})
     found = [m for m in lineup.participants([str(run)]) if m.kind != "artifact" or m.name.startswith("tflite")]
@@ -148,10 +153,13 @@ def serve(run: Path, *, port: int | None = None, lan: bool = False, source: str 
         server.wait()
 
 
+def _fewer(wanted: int | None, most: int) -> int:
+    return most if wanted is None else min(wanted, most)
+
+
 def _measured_knn(run: Run) -> dict[str, float]:
     """Artifact -> kNN of the benchmark on this machine, where there was one."""
-    path = run.results / "benchmark__all__host.json"
-    if not path.is_file():
-        return {}
-    rows = read_json(path)["results"]
-    return {r["artifact"]: r["knn_top1"] for r in rows if r.get("knn_top1") is not None}
+    from lowdino_edge.bench.score import rows
+
+    found = rows(run.results / "benchmark__all__host.json")
+    return {str(r.get("artifact")): float(r["knn_top1"]) for r in found if isinstance(r.get("knn_top1"), (int, float))}

@@ -141,6 +141,7 @@ class Phones:
         self._bases: dict[str, score.Space] | None = None
         self._rows: dict[str, dict[str, Measured]] = {}  # device -> row name ->
         self._infos: dict[str, dict[str, Any]] = {}
+        self._earlier: dict[str, list[dict[str, Any]]] = {}  # device -> rows that an earlier server wrote
 
     def images(self) -> Images:
         """Of the job; opened when first asked."""
@@ -160,6 +161,7 @@ class Phones:
                 self._bases = score.references(job) if len(job.query.u8_NCHW) else {}
             session = Session(self._infos[device], list(rows.values()), interleaved=len(rows))
             document = score.document(f"browser:{device}", session, job, self._bases)
+            document["results"] += self._kept(device, document)
             self.run.result("benchmark", self.name, f"browser-{device}", document)
             if result.head.last:
                 self._redrawn()
@@ -167,6 +169,25 @@ class Phones:
         knn = "" if row["knn_top1"] is None else f", kNN {100 * row['knn_top1']:.2f}%"
         console.say(f"{device}: {row['artifact']} p50 {row['latency_ms']['p50']:.2f} ms{knn}")
         return dict(row)
+
+    def _kept(self, device: str, document: dict[str, Any]) -> list[dict[str, Any]]:
+        """What an earlier server heard from this device of models that are still the same and were not sent anew.
+
+        A page sends one row after the other, and may break off: the first one does not take the place of them all.
+        """
+        if device not in self._earlier:
+            path = self.run.results / f"benchmark__{self.name}__browser-{device}.json"
+            self._earlier[device] = [
+                r
+                for r in score.rows(path, n_bank=document["n_bank"], n_query=document["n_query"])
+                if self._is_current(r)
+            ]
+        sent = {r["artifact"] for r in document["results"]}
+        return [r for r in self._earlier[device] if r["artifact"] not in sent]
+
+    def _is_current(self, row: dict[str, Any]) -> bool:
+        entry = self.models.get(str(row.get("artifact")).partition("@")[0])
+        return entry is not None and row.get("bytes") == entry.bytes
 
     def fail(self, failure: Failure) -> None:
         console.warn(f"{row_name(failure.model, failure.backend)} in a browser: {failure.message}")
@@ -177,8 +198,8 @@ class Phones:
     def _redrawn(self) -> None:
         try:
             self.redraw()
-        except UserError as e:  # the figures are written: a report can be drawn later
-            console.warn(f"the report was not drawn again: {e.message}")
+        except (UserError, OSError) as e:  # the figures are written: a report can be drawn later
+            console.warn(f"the report was not drawn again: {str(e).splitlines()[0]}")
 
     def _opened(self) -> Job:
         if self._job is None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lowdino_edge.bench import latency
@@ -65,10 +67,10 @@ def document(device_id: str, session: Session, job: Job, bases: Mapping[str, Spa
     """
     spaces = [None if m.z_query is None else _space(job, m, bases) for m in session.measured]
     first = next((s.knn for s in [*bases.values(), *spaces] if s is not None and s.knn), None)
-    rows = [row(device_id, m, s, bases.get(m.entry.group)) for m, s in zip(session.measured, spaces, strict=True)]
+    made = [row(device_id, m, s, bases.get(m.entry.group)) for m, s in zip(session.measured, spaces, strict=True)]
     return {
         "task": "benchmark",
-        "results": rows,
+        "results": made,
         "failed": [{"artifact": name, "why": why} for name, why in session.failed.items()],
         "device": session.info,
         "protocol": first["protocol"] if first else None,
@@ -107,6 +109,20 @@ def row(device_id: str, m: Measured, own: Space | None, base: Space | None) -> d
         "neighbour_agreement": _agreement(base, own) if base and own else None,
         "notes": list(m.notes),
     }
+
+
+def rows(path: Path, **same: int) -> list[dict[str, Any]]:
+    """`results[]` of an earlier benchmark's file; none where there is no such file, or it holds something else.
+
+    Args:
+        same: values that its document has to have, such as n_bank.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        found = document["results"] if all(document[k] == v for k, v in same.items()) else []
+        return [r for r in found if isinstance(r, dict)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _agreement(base: Space, own: Space) -> float:

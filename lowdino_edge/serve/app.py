@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from lowdino_edge import __version__, console
 from lowdino_edge.artifact import Artifact
@@ -37,6 +38,7 @@ from lowdino_edge.serve.wire import (
 from lowdino_edge.types import UInt8
 
 _CHUNK = 64  # images
+_PIECE = 1 << 16  # bytes
 _BODY_S = 120.0  # a body that takes longer is given up
 _BYTES = "application/octet-stream"
 _NO_STORE = {"cache-control": "no-store"}
@@ -102,7 +104,7 @@ class _Endpoints:
         if asset.compressible and _takes_gzip(request):
             content = await run_in_threadpool(asset.gzipped)
             headers["content-encoding"] = "gzip"
-        return Response(content, media_type=asset.media_type, headers=headers)
+        return _Paced(content, media_type=asset.media_type, headers=headers)
 
     async def info(self, request: Request) -> Response:
         models = [
@@ -123,7 +125,7 @@ class _Endpoints:
             raise _no_file()
         golden = file == "golden.json"
         content = await run_in_threadpool(_golden if golden else _checked, artifact)
-        return Response(content, media_type="application/json" if golden else _BYTES, headers=_NO_STORE)
+        return _Paced(content, media_type="application/json" if golden else _BYTES, headers=_NO_STORE)
 
     async def job(self, request: Request) -> Response:
         task = self._task()
@@ -182,6 +184,21 @@ class _Endpoints:
             raise Refused(404, f"{asked} is no part of the benchmark", f"choose from: {', '.join(task.models)}")
 
 
+class _Paced(Response):
+    """Sent a piece at a time, each when the one before is on its way.
+
+    uvicorn takes an answer that it was given whole for sent, and soon closes the connection: over TLS that cuts off a
+    phone that takes longer than half a minute to fetch a large model.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for i in range(0, len(self.body), _PIECE):
+            piece = bytes(self.body[i : i + _PIECE])
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
 async def _body(request: Request, media_type: str, limit: int) -> bytes:
     """The whole body, given up as soon as it is longer than `limit` bytes."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != media_type:
@@ -238,6 +255,8 @@ async def _told(request: Request, e: Exception) -> Response:
         return refusal(e)
     if isinstance(e, HTTPException):  # Starlette's own
         return refusal(Refused(e.status_code, f"{request.method} is not answered at this address", "open / instead"))
-    known = e if isinstance(e, UserError) else UserError(f"{type(e).__name__}: {e}", "see what the server printed")
-    console.warn(known.message)
-    return refusal(Refused(500, known.message, known.hint))
+    if isinstance(e, UserError):
+        console.warn(e.message)
+        return refusal(Refused(500, e.message, e.hint))
+    console.warn(f"{type(e).__name__}: {e}")  # may name files of this machine, which a phone need not know
+    return refusal(Refused(500, f"the server met a fault ({type(e).__name__})", "see what it printed on its terminal"))

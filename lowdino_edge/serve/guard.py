@@ -18,7 +18,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lowdino_edge.serve.wire import Refused
 
 COOKIE = "__Host-lowdino"  # this prefix: browsers take it over https alone, and for this host alone
-_PATH = re.compile(rb"/(?:[A-Za-z0-9_@+-][A-Za-z0-9_@+.-]*/?)*")  # nothing escaped, no `..`, no `//`, no dotfile
+# Nothing escaped, no `..`, no `//`, no dotfile. Each part begins with its slash, so there is only one way to match:
+# with several, a long path that does not match would take for ever.
+_PATH = re.compile(rb"/|(?:/[A-Za-z0-9_@+-][A-Za-z0-9_@+.-]*)+/?")
 _METHODS = ("GET", "HEAD", "POST")
 
 HEADERS = {
@@ -109,7 +111,8 @@ class Guard:
     def _same_origin(self, request: Request, own: str) -> None:
         origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
         posted = request.method == "POST" and origin is None and site != "same-origin"
-        if posted or (origin is not None and origin != own):
+        loaded = site in ("cross-site", "same-site") and request.headers.get("sec-fetch-mode") != "navigate"
+        if posted or loaded or (origin is not None and origin != own):
             raise Refused(403, "another site may not ask this server", "open the address that serve printed")
 
     def _through(self, door: Door, request: Request) -> Response | None:

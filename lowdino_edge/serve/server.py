@@ -26,6 +26,7 @@ try:
 
     from lowdino_edge.serve.app import Site, build
     from lowdino_edge.serve.guard import Door, Guard
+    from lowdino_edge.serve.protocol import Protocol
 except ImportError as e:  # starlette too
     raise missing_extra(e.name or "starlette", "serve") from None
 
@@ -115,7 +116,7 @@ def files() -> dict[str, site.Asset]:
 
 def _config(guarded: Guard, context: ssl.SSLContext | None) -> uvicorn.Config:
     return uvicorn.Config(
-        guarded, http="h11", ws="none", loop="asyncio", lifespan="off", log_config=None, log_level="critical",
+        guarded, http=Protocol, ws="none", loop="asyncio", lifespan="off", log_config=None, log_level="critical",
         access_log=False, proxy_headers=False, server_header=False, timeout_graceful_shutdown=2,
         ssl_context_factory=None if context is None else lambda config, default: context,
     )  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from lowdino_edge.console import plain
 from lowdino_edge.types import Float, UInt8
 
 FAILURE_BYTES = 16 * 1024
@@ -21,14 +22,9 @@ FAILURE_BYTES = 16 * 1024
 Backend = Literal["wasm", "webgpu"]
 
 
-def _printable(text: str) -> str:
-    """Goes into files, a report and a terminal: not too long, no control characters."""
-    return "".join(c if c.isprintable() else " " for c in text[:500]).strip()
-
-
-Text = Annotated[str, AfterValidator(_printable)]
+Text = Annotated[str, AfterValidator(plain)]
 Count = Annotated[int, Field(ge=0, le=10**9)]
-Milliseconds = Annotated[float, Field(gt=0, le=1e9)]
+Milliseconds = Annotated[float, Field(ge=0, le=1e9)]  # 0: browsers coarsen their clocks
 
 
 class _Strict(BaseModel):

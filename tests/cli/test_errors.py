@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from lowdino_edge.exits import guarded
 
 
 def lowdino(*args: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -185,3 +188,15 @@ def test_foreign_cache_names_both_values(few: Path, tmp_path: Path) -> None:
     done = lowdino(*made, "--quiet", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert "teacher" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("resumable", "advice"), [(True, "--resume continues"), (False, "the same command again")])
+def test_a_full_disk(resumable: bool, advice: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only what takes --resume is said to take it."""
+
+    def call() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/somewhere")
+
+    assert guarded(call, resumable) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "error: No space left on device '/somewhere'" and said[1].endswith(advice)

@@ -199,3 +199,44 @@ def test_software_webgpu_is_called_so(entries: list[Entry]) -> None:
         head = wire.Head(**tiny.head(job, "tflite-none", backend, device=device))
         one = phone.measured(entries[1], wire.Result(head, None, None))
         assert one.emulated is emulated and bool(one.notes) is emulated
+
+
+def test_a_server_started_anew_keeps_the_rows_it_does_not_hear_again(
+    desk: Desk, client: tiny.Client, app_files: Any
+) -> None:
+    """A page that breaks off after its first row does not take the others away."""
+    z = np.random.default_rng(1).normal(size=(90, 256))
+    job = client("/api/job").json()
+    for name in ("tflite-none", "tflite-w8"):
+        assert client.post("/api/results", tiny.encode(tiny.head(job, name), z)).status == 200
+    path = desk.run.results / FILE
+    document = json.loads(path.read_text())
+    gone = {**document["results"][0], "artifact": "tflite-w8@webgpu", "bytes": 1}  # exported anew since then
+    path.write_text(json.dumps({**document, "results": [*document["results"], gone, "nonsense"]}))
+
+    again = Desk(desk.entries, desk.run, app_files)
+    with server.Server(again.offered, port=0) as served:
+        ask = tiny.Client(served.port)
+        sent = tiny.head(ask("/api/job").json(), "tflite-w8", samples_ms=[9.0])
+        assert ask.post("/api/results", tiny.encode(sent, z)).status == 200
+    rows = {r["artifact"]: r["latency_ms"]["samples"] for r in again.documents()[FILE]["results"]}
+    assert rows == {"tflite-w8": [9.0], "tflite-none": [1.5, 2.0, 2.5, 3.0, 3.5]}
+
+    path.write_text(json.dumps({**document, "n_bank": 7}))  # accuracies of another bank are not to be put beside these
+    other = Desk(desk.entries, desk.run, app_files)
+    with server.Server(other.offered, port=0) as served:
+        ask = tiny.Client(served.port)
+        ask.post("/api/results", tiny.encode(tiny.head(ask("/api/job").json(), "tflite-w8"), z))
+    assert [r["artifact"] for r in other.documents()[FILE]["results"]] == ["tflite-w8"]
+
+
+def test_a_report_that_cannot_be_drawn_loses_no_result(
+    desk: Desk, client: tiny.Client, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    desk.phones.redraw = full
+    sent = tiny.encode(tiny.head(client("/api/job").json(), "tflite-none"), np.ones((90, 256)))
+    assert client.post("/api/results", sent).status == 200 and list(desk.documents()) == [FILE]
+    assert "not drawn again" in capfd.readouterr().err

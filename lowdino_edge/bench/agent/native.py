@@ -15,8 +15,11 @@ from .say import Refused, ended, line, tell
 children: list[subprocess.Popen[str]] = []
 
 
-def measure(folder: Path, job: dict[str, Any], models: list[Model]) -> int:
-    """Runs the .pte files by the runner that was sent along; what it says about them becomes their rows."""
+def measure(folder: Path, job: dict[str, Any], models: list[Model]) -> tuple[int, int | None]:
+    """Runs the .pte files by the runner that was sent along; what it says about them becomes their rows.
+
+    Returns how many took turns, and the most memory that the runner held.
+    """
     out = folder / "runner-out"
     out.mkdir()
     try:
@@ -39,11 +42,12 @@ def measure(folder: Path, job: dict[str, Any], models: list[Model]) -> int:
                 z = out / f"z{j}_{split}.f32"
                 if not m.error and z.exists():
                     z.replace(folder / f"z{m.index}_{split}.f32")
-        return int(result.get("interleaved", len(models)))
+        peak = result.get("peak_rss_bytes")
+        return int(result.get("interleaved", len(models))), None if peak is None else int(peak)
     except (Refused, OSError, ValueError, KeyError, TypeError) as e:
         for m in models:
             m.error = str(e) if isinstance(e, Refused) else f"the ExecuTorch runner left no result: {line(e)}"
-        return 0
+        return 0, None
 
 
 def _command(folder: Path, job: dict[str, Any], models: list[Model], out: Path) -> list[str]:

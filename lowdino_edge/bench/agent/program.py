@@ -59,8 +59,10 @@ def run(folder: Path) -> None:
     pte = [m for m in models if m.card["target"] == "executorch"]
     python = [m for m in models if m not in pte]
     interleaved = _in_python(folder, job, python) if python else 0
+    runner_peak = None
     if pte:
-        interleaved = max(interleaved, native.measure(folder, job, pte))
+        turns, runner_peak = native.measure(folder, job, pte)
+        interleaved = max(interleaved, turns)
         if python:
             for m in pte:
                 m.row["notes"].append("timed in a process of its own, not in turns with the Python runtimes")
@@ -70,7 +72,7 @@ def run(folder: Path) -> None:
     result = {
         "info": info,
         "models": [m.result() for m in models],
-        "peak_rss_bytes": peak_rss_bytes(),
+        "peak_rss_bytes": max((p for p in (peak_rss_bytes(), runner_peak) if p is not None), default=None),
         "interleaved": interleaved,
     }
     draft = folder / "result.json.tmp"

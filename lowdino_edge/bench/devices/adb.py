@@ -27,6 +27,7 @@ from lowdino_edge.bench.devices.adb_client import Client, Said
 from lowdino_edge.bench.job import Entry, Job, Measured, Session
 from lowdino_edge.bench.runner import MACHINES, build
 from lowdino_edge.config import BenchmarkConfig
+from lowdino_edge.console import plain
 from lowdino_edge.errors import UserError
 
 _MACHINE_OF_ABI = {"arm64-v8a": "aarch64", "x86_64": "x86_64", "armeabi-v7a": "armv7l", "x86": "i686"}
@@ -125,7 +126,7 @@ class Adb:
 
 def probe(client: Client) -> Board:
     """Asks the device what it is."""
-    text = _plain(client.shell(_PROBE, timeout=60).text)
+    text = client.shell(_PROBE, timeout=60).text
     told = dict(line.split("=", 1) for line in text.splitlines() if re.match(r"[a-z]+=", line))
     machine = _MACHINE_OF_ABI.get(told.get("abi", ""), told.get("machine", "unknown"))
     features = parse_cpuinfo(text)
@@ -142,11 +143,6 @@ def probe(client: Client) -> Board:
     }
     free = re.search(r"(\d+)\s+\d+%", told.get("df", ""))
     return Board(info, machine, told.get("parent", "/data/local/tmp"), int(free[1]) * 1024 if free else None)
-
-
-def _plain(text: str) -> str:
-    """Nothing that would do something to a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
 def _modules(client: Client, python: str) -> set[str]:
@@ -184,7 +180,11 @@ def _temperatures(before: dict[str, Any], after: dict[str, Any], found: Found) -
 
 
 def _by_runner(client: Client, board: Board, job: Job, entries: Sequence[Entry], tmp: Path, found: Found) -> None:
-    runner = build(board.machine)
+    try:
+        runner = build(board.machine)
+    except UserError as e:  # what other programs run is measured all the same
+        found.failed.update((entry.name, f"{e.message}; {e.hint}") for entry in entries)
+        return
     told = folder.write(job, entries, tmp / "job")
     with client.folder(board.parent) as there:
         files = [runner, *(p for p in sorted((tmp / "job").iterdir()) if p.name != folder.JOB)]
@@ -199,7 +199,7 @@ def _by_runner(client: Client, board: Board, job: Job, entries: Sequence[Entry],
         if said.status:
             raise _ended(client, "the ExecuTorch runner", said)
         client.pull(f"{there}/out", tmp)
-    _rename(tmp / "out" / folder.RESULT, {m["file"]: m["name"] for m in told["models"]})
+    _rename(tmp / "out" / folder.RESULT, {m["file"]: m["name"] for m in told["models"]}, client.name)
     _read(job, entries, tmp / "out", client.name, found)
 
 
@@ -313,11 +313,14 @@ def _ended(client: Client, what: str, said: Said) -> UserError:
         return UserError(f"{what} on {client.name} ended with {said.status}: {said.last}", f"mend that and {_AGAIN}")
 
 
-def _rename(result: Path, names: dict[str, str]) -> None:
+def _rename(result: Path, names: dict[str, str], device: str) -> None:
     """The runner knows its models by their files."""
-    told = json.loads(result.read_text(encoding="utf-8"))
-    for row in told["models"]:
-        row["name"] = names[row["name"]]
+    try:
+        told = json.loads(result.read_text(encoding="utf-8"))
+        for row in told["models"]:
+            row["name"] = names[row["name"]]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise _unreadable(device, e) from None
     result.write_text(json.dumps(told), encoding="utf-8")
 
 
@@ -327,13 +330,17 @@ def _read(job: Job, entries: Sequence[Entry], path: Path, device: str, found: Fo
         rows = json.loads((path / folder.RESULT).read_text(encoding="utf-8"))["models"]
         errors = {str(r["name"]): str(r["error"]) for r in rows if r.get("error")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise UserError(f"{device} sent back no whole result: {type(e).__name__} {e}", _AGAIN) from None
+        raise _unreadable(device, e) from None
     if all(e.name in errors for e in entries):
-        found.failed.update({e.name: _plain(errors[e.name]) for e in entries})
+        found.failed.update({e.name: plain(errors[e.name]) for e in entries})
         return
     session = folder.read(job, entries, path, device)
     found.sessions.append(session)
     found.failed.update(session.failed)
+
+
+def _unreadable(device: str, e: Exception) -> UserError:
+    return UserError(f"{device} sent back no whole result: {type(e).__name__} {e}", _AGAIN)
 
 
 def _merge(entries: Sequence[Entry], found: Found, info: dict[str, Any]) -> Session:

@@ -96,7 +96,10 @@ class Client:
 
     def run(self, folder: str, command: str, hear: Callable[[str], object] = lambda line: None) -> Said:
         """Runs a program in `folder` with its process id on record, so that `folder()` can end it."""
-        return self.shell(f'cd {folder} && {{ {command} & p=$!; echo "$$ $p" > run.pid; wait $p; }}', hear)
+        return self.shell(
+            f'cd {folder} && {{ {command} & p=$!; echo "$$ $p" > run.pid; wait $p; s=$?; rm -f run.pid; exit $s; }}',
+            hear,
+        )
 
     def push(self, files: Sequence[Path], folder: str) -> None:
         """Copies files into a directory of the device."""
@@ -206,8 +209,9 @@ def _devices(adb: str) -> dict[str, str]:
 
 
 def _read(process: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:
+    """Its lines, without what would do something to a terminal; None at the end."""
     assert process.stdout is not None
     with suppress(ValueError, OSError):
         for line in process.stdout:
-            lines.put(line.rstrip("\r\n"))
+            lines.put("".join(c if c.isprintable() or c == "\t" else " " for c in line.rstrip("\r\n")))
     lines.put(None)

@@ -177,31 +177,35 @@ def chromium(binary: str, url: str, webgpu: bool) -> Iterator[Callable[[], None]
     """
     folder = Path(tempfile.mkdtemp(prefix="lowdino-browser-"))
     log = folder / "log.txt"
-    with log.open("wb") as out:
-        try:
-            process = subprocess.Popen(
-                [binary, *_flags(webgpu), f"--user-data-dir={folder / 'profile'}", url],
-                stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
-            )  # fmt: skip
-        except OSError as e:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise UserError(f"cannot start '{binary}': {e.strerror}", "name a Chromium that runs here") from None
+    process: subprocess.Popen[bytes] | None = None
 
     def check() -> None:
-        if process.poll() is not None:
+        if process is not None and process.poll() is not None:
             raise UserError(
                 f"the browser ended too early (exit code {process.returncode})",
                 f"see whether `{Path(binary).name} --headless` runs here",
             )
 
     try:
+        process = _start([binary, *_flags(webgpu), f"--user-data-dir={folder / 'profile'}", url], log)
         yield check
     except UserError as e:
         said = _last_words(log)
         raise UserError(f"{e.message}; its last words: {said}" if said else e.message, e.hint) from None
     finally:
-        _kill(process)
-        _remove(folder)
+        try:
+            if process is not None:
+                _kill(process)
+        finally:
+            _remove(folder)
+
+
+def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as out:
+        try:
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+        except OSError as e:
+            raise UserError(f"cannot start '{command[0]}': {e.strerror}", "name a Chromium that runs here") from None
 
 
 def _flags(webgpu: bool) -> list[str]:
@@ -219,7 +223,8 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     else:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
-    process.wait(10)
+    with suppress(subprocess.TimeoutExpired):  # it hangs in the kernel: there is no more to do about it
+        process.wait(10)
 
 
 def _remove(folder: Path) -> None:
@@ -235,4 +240,4 @@ def _last_words(log: Path) -> str:
     """The last line from the page's console, or of the browser's own."""
     lines = [x for x in log.read_text(errors="replace").splitlines() if x.strip()]
     console_lines = [x.partition("CONSOLE")[2].partition("] ")[2] for x in lines if ":CONSOLE" in x]
-    return "".join(c if c.isprintable() else " " for c in (console_lines or lines or [""])[-1])[:300]
+    return console.plain((console_lines or lines or [""])[-1], 300)

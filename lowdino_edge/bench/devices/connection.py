@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from lowdino_edge.console import plain
 from lowdino_edge.errors import UserError
 
 BEAT_S = 5.0
@@ -102,7 +103,7 @@ class Connection:
                         break
                 self.garbled = raw[:200].decode(errors="replace").strip()
         if "error" in found:
-            raise UserError(f"{self.id}: {plain(found['error'])}", plain(found.get("how")) or "mend that there")
+            raise UserError(f"{self.id}: {plain(found['error'])}", plain(found.get("how") or "") or "mend that there")
         return found
 
     def write(self, data: bytes) -> None:
@@ -226,8 +227,3 @@ def _command(host: str, options: Sequence[str], command: str) -> list[str]:
     )  # fmt: skip
     flags = [word for option in own for word in ("-o", option)]
     return ["ssh", "-T", "-o", "BatchMode=yes", *options, *flags, "--", host, command]
-
-
-def plain(text: object) -> str:
-    """What a device said, as one line that does nothing to a terminal."""
-    return "".join(c if c.isprintable() else " " for c in str(text or ""))[:1000].strip()

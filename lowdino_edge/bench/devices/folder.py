@@ -23,6 +23,7 @@ import numpy as np
 
 from lowdino_edge.bench.agent import BURST
 from lowdino_edge.bench.job import Entry, Job, Measured, Session
+from lowdino_edge.console import plain
 from lowdino_edge.errors import UserError
 from lowdino_edge.types import Float, LatencyResult
 
@@ -78,10 +79,13 @@ def read(job: Job, entries: Sequence[Entry], folder: Path, device: str) -> Sessi
         measured, failed = [], {}
         for i, entry in enumerate(entries):
             row = rows.get(entry.name, {"error": "the device says nothing about it"})
-            if row.get("error"):
-                failed[entry.name] = _plain(row["error"])
-            else:
-                measured.append(_measured(job, entry, row, folder, i))
+            try:
+                if row.get("error"):
+                    failed[entry.name] = plain(row["error"])
+                else:
+                    measured.append(_measured(job, entry, row, folder, i))
+            except _NotFinite:
+                failed[entry.name] = "its embeddings there hold NaN or infinity"
         info, peak = _info(found["info"]), found.get("peak_rss_bytes")
         peak = None if peak is None else int(peak)
         interleaved = int(found.get("interleaved", 1))
@@ -92,23 +96,22 @@ def read(job: Job, entries: Sequence[Entry], folder: Path, device: str) -> Sessi
     return Session(info, measured, failed, peak, interleaved)
 
 
+class _NotFinite(Exception):
+    """One model came out wrong there; the others did not."""
+
+
 def _info(found: dict[str, Any]) -> dict[str, Any]:
     """What the device says it is; what goes into the report has to be there and of the right kind."""
-    info = {k: _plain(v) if isinstance(v, str) else v for k, v in found.items()}
-    info.update({k: _plain(found[k]) for k in ("cpu", "machine", "platform")})
+    info = {k: plain(v) if isinstance(v, str) else v for k, v in found.items()}
+    info.update({k: plain(found[k]) for k in ("cpu", "machine", "platform")})
     info["cores"] = None if found["cores"] is None else int(found["cores"])
     dot, thermal = found["int8_dot"], found.get("thermal")
-    info["int8_dot"] = None if dot is None else [_plain(d) for d in dot]
+    info["int8_dot"] = None if dot is None else [plain(d) for d in dot]
     info["thermal"] = (
-        None if thermal is None else {_plain(k): None if v is None else float(v) for k, v in thermal.items()}
+        None if thermal is None else {plain(k): None if v is None else float(v) for k, v in thermal.items()}
     )
     json.dumps(info, allow_nan=False)
     return info
-
-
-def _plain(text: object) -> str:
-    """One line that does nothing to a terminal."""
-    return "".join(c if c.isprintable() else " " for c in str(text))[:500].strip()
 
 
 def _no_number(name: str) -> float:
@@ -120,14 +123,14 @@ def _measured(job: Job, entry: Entry, row: dict[str, Any], folder: Path, i: int)
     load_ms = float(row["load_ms"])
     if not samples or not np.isfinite([*samples, load_ms]).all() or min(samples) < 0:
         raise ValueError(f"no timings of {entry.name}")
-    timing = LatencyResult(samples, int(row["warmup"]), int(row["threads"] or 0), load_ms, _plain(row["delegate"]))
+    timing = LatencyResult(samples, int(row["warmup"]), int(row["threads"] or 0), load_ms, plain(row["delegate"]))
     z_bank = z_query = None
     if row.get("embedded", True):
         z_query = _rows(folder / f"z{i}_query.f32", len(job.query.u8_NCHW), entry)
         if job.bank is not None:
             z_bank = _rows(folder / f"z{i}_bank.f32", len(job.bank.u8_NCHW), entry)
-    notes = [_plain(n) for n in row.get("notes", ())]
-    return Measured(entry, timing, _plain(row["runtime"]), z_bank, z_query, notes=notes)
+    notes = [plain(n) for n in row.get("notes", ())]
+    return Measured(entry, timing, plain(row["runtime"]), z_bank, z_query, notes=notes)
 
 
 def _rows(path: Path, n: int, entry: Entry) -> Float:
@@ -136,5 +139,5 @@ def _rows(path: Path, n: int, entry: Entry) -> Float:
     if z.size != n * entry.artifact.embed_dim:
         raise ValueError(f"{path.name} holds {z.size} numbers, not {n} x {entry.artifact.embed_dim}")
     if not np.isfinite(z).all():
-        raise ValueError(f"the embeddings of {entry.name} are not finite")
+        raise _NotFinite
     return z.reshape(n, -1).astype(np.float32)

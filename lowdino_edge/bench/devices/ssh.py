@@ -18,9 +18,10 @@ from lowdino_edge import console
 from lowdino_edge.bench import agent
 from lowdino_edge.bench.agent import MODULES, PACKAGES
 from lowdino_edge.bench.devices import board, folder
-from lowdino_edge.bench.devices.connection import Connection, plain
+from lowdino_edge.bench.devices.connection import Connection
 from lowdino_edge.bench.job import Entry, Job, Session
 from lowdino_edge.config import BenchmarkConfig
+from lowdino_edge.console import plain
 from lowdino_edge.errors import UserError
 
 _SPARE = 4_000_000  # bytes for result.json, logs and the tar's headers
@@ -159,7 +160,7 @@ class Ssh:
                         phase, shown = line["progress"], 0
                         bar = bars.enter_context(console.bar(f"{self.id} {plain(phase)}", max(1, total)))
                     if bar is not None:
-                        bar.advance(max(0, done - shown), plain(line.get("note")))
+                        bar.advance(max(0, done - shown), plain(line.get("note") or ""))
                         shown = max(done, shown)
                 elif "tar" in line:
                     self._fetch(link, back, int(line["tar"]), expected)

@@ -1,6 +1,6 @@
 // What leaves the device: the device itself in words, each result, each failure.
-import { type DeviceInfo, type ResultHeader, type ResultReply, encodeResult, summary } from "@lowdino/core";
-import { post } from "../api";
+import { type Backend, DemoError, type DeviceInfo, type Job, type ResultHeader, type ResultReply, encodeResult, summary } from "@lowdino/core";
+import { Unreachable, post } from "../api";
 import { type Plan, gpuAdapter } from "./plan";
 import type { Outcome } from "./runner";
 
@@ -40,10 +40,8 @@ export async function send(
     ...outcomes.filter((o) => o.measured === null).map((o) => ({ ...named(o), message: o.message ?? "no result" })),
   ];
   const results = outcomes.filter((o) => o.measured !== null);
-  for (const [i, failure] of failures.entries()) {
-    const last = results.length === 0 && i === failures.length - 1;
-    await post("api/failures", JSON.stringify({ job: job.id, ...failure, last }), "application/json");
-  }
+  for (const [i, failure] of failures.entries()) await fail(job, failure, results.length === 0 && i === failures.length - 1);
+  let refused: unknown = null;
   for (const [i, outcome] of results.entries()) {
     const { measured, item } = outcome;
     if (measured === null) continue;
@@ -62,9 +60,26 @@ export async function send(
       last: i === results.length - 1,
     };
     const body = encodeResult(header, measured.bank, measured.query);
-    const { row } = await post<ResultReply>("api/results", body, "application/octet-stream");
-    sent(outcome, row);
+    try {
+      const { row } = await post<ResultReply>("api/results", body, "application/octet-stream");
+      sent(outcome, row);
+    } catch (e) {
+      if (!(e instanceof DemoError) || e instanceof Unreachable) throw e;
+      refused = e; // the server has counted it as this model's failure; the others go on
+    }
   }
+  if (refused !== null) throw refused;
+}
+
+async function fail(job: Job, failure: { model: string; backend: Backend; message: string }, last: boolean): Promise<void> {
+  await post("api/failures", JSON.stringify({ job: job.id, ...failure, last }), "application/json");
+}
+
+/** Nothing could be measured at all: says so for every model, so that nobody waits for results. */
+export async function sendFault({ job }: Plan, message: string): Promise<void> {
+  if (job === null) return;
+  const all = job.models.map((model) => ({ model, backend: job.backends[0] ?? ("wasm" as Backend), message }));
+  for (const [i, failure] of all.entries()) await fail(job, failure, i === all.length - 1);
 }
 
 function named({ item }: Outcome): { model: string; backend: ResultHeader["backend"] } {

@@ -3,7 +3,7 @@ import { type Backend, percentile } from "@lowdino/core";
 import type { App } from "../app";
 import { type Series, chart } from "../bench/chart";
 import { type Plan, makePlan } from "../bench/plan";
-import { type Row, asJson, clockTick, send } from "../bench/report";
+import { type Row, asJson, clockTick, send, sendFault } from "../bench/report";
 import { BenchRunner, Cancelled, type Outcome, title } from "../bench/runner";
 import { download, fill, h, icon, plural, setText } from "../dom";
 import { resultCard } from "./bench-card";
@@ -115,6 +115,8 @@ export class BenchView {
     } catch (e) {
       if (e instanceof Cancelled) this.app.say("Benchmark cancelled");
       else this.app.fault(e);
+      if (sendAfter && this.outcomes.length === 0)
+        await sendFault(plan, e instanceof Error ? e.message : String(e)).catch(() => undefined);
     } finally {
       this.runner = null;
       void lock?.release();
