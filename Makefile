@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 WEB := mobile_demo/web/dist/index.html
 NPM_CI := npm ci --no-audit --no-fund --loglevel=error
 
+# Packages are installed without bytecode; without this each process would compile torch anew where the variable is set.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-slow test-mobile test-native screenshots web wheel install clean
 
 demo: install

@@ -172,7 +172,7 @@ def test_teacher_that_cannot_be_had_names_the_file(few: Path, tmp_path: Path) ->
 
 
 def test_foreign_cache_names_both_values(few: Path, tmp_path: Path) -> None:
-    start = ("train", "--student", "nano", "--epochs", "1", "--batch-size", "4", "--data", few, "--quiet")
+    start = (*TRAIN, "--method", "simclr", "--data", few, "--quiet")
     for seed in ("0", "1"):
         done = lowdino(*start, "--seed", seed, "--out", tmp_path / f"teacher{seed}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr

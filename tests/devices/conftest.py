@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from lowdino_edge.artifact import Artifact
 from lowdino_edge.bench.job import Job
@@ -32,16 +33,30 @@ def drawn(split: Split, n: int) -> Pixels:
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run directory of a nano student at 32 px: student.safetensors and artifacts/<target>-{none,w8a8}."""
+    """A run directory of a nano student at 32 px: student.safetensors and artifacts/<target>-{none,w8a8}.
+
+    Made once for all of xdist's workers: exporting takes a minute.
+    """
+    for target in TARGETS:
+        pytest.importorskip(CONVERTER[target])
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    base = tmp_path_factory.getbasetemp() if alone else tmp_path_factory.getbasetemp().parent
+    run = base / "device-run" / "tiny"
+    run.parent.mkdir(exist_ok=True)
+    with FileLock(base / "device-run.lock"):
+        if not run.is_dir():
+            _export(run.with_name("making"))
+            run.with_name("making").rename(run)
+    return run
+
+
+def _export(run: Path) -> None:
     import torch
 
     from lowdino_edge.models.backbone import build_student, save_student
     from lowdino_edge.prove import export_verified
     from lowdino_edge.quant.calibration import calibration_from
 
-    for target in TARGETS:
-        pytest.importorskip(CONVERTER[target])
-    run = tmp_path_factory.mktemp("device-run") / "tiny"
     x_NCHW = drawn("train", 192).u8_NCHW.astype(np.float32) / np.float32(255)
     student = build_student("nano", SIZE, seed=0).train()
     with torch.no_grad():  # int8 figures of BatchNorms that have seen nothing say nothing
@@ -54,7 +69,6 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for target in TARGETS:
         for scheme in ("none", "w8a8"):
             export_verified(student, target, scheme, calibration, x_NCHW[-48:], run / "artifacts")
-    return run
 
 
 @pytest.fixture(scope="session")
