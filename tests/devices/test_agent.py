@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from sshd import cmdline, narrowed
 
-from lowdino_edge.bench import agent, cpu
-from lowdino_edge.bench.agent import machine
+from lowdino_edge.bench import agent
 from lowdino_edge.bench.devices import board, folder
 from lowdino_edge.bench.devices.host import Host
 from lowdino_edge.bench.job import Job
@@ -145,12 +144,6 @@ def test_older_pythons_can_read_it() -> None:
             assert "strict" not in strict, f"{path.name}: zip(strict=) came with 3.10"
             later = isinstance(node, ast.Attribute) and node.attr in ("removeprefix", "removesuffix", "is_relative_to")
             assert not later, f"{path.name}: came with 3.9"
-
-
-def test_reads_cpus_as_the_host_does() -> None:
-    assert machine.INT8_DOT == cpu.INT8_DOT
-    for text in ("flags\t\t: fpu AVX2\n\nflags : other\n", "Features\t: fp asimddp i8mm\n", "nothing"):
-        assert machine.parse_cpuinfo(text) == cpu.parse_cpuinfo(text)
 
 
 @pytest.mark.parametrize(

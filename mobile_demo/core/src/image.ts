@@ -1,14 +1,9 @@
 /** Pixels as the network takes them: to the bit what lowdino_edge/data does with Pillow. */
 import type { Preprocess } from "./manifest";
 import { roundHalfEven } from "./numbers";
-import { resize } from "./resize";
+import { type RgbImage, resize } from "./resize";
 
-/** 3 bytes a pixel, rows top down. */
-export interface RgbImage {
-  data: Uint8Array;
-  width: number;
-  height: number;
-}
+export type { RgbImage };
 
 const STRIP = 16; // longer side over the shorter
 const SCALED = Float32Array.from({ length: 256 }, (_, i) => i / 255);

@@ -5,7 +5,12 @@
  * (antialiasing). Weights are fixed-point with 22 bits, and the result of the first of the two passes is 8-bit: so
  * their order shows. It is that of Pillow 13; earlier ones always have the horizontal pass first.
  */
-import type { RgbImage } from "./image";
+/** 3 bytes a pixel, rows top down. */
+export interface RgbImage {
+  data: Uint8Array;
+  width: number;
+  height: number;
+}
 
 export type Filter = "bilinear" | "bicubic";
 
