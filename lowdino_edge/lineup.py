@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lowdino_edge import runtimes
 from lowdino_edge.artifact import Artifact
 from lowdino_edge.bench.job import Entry, Job
 from lowdino_edge.config import BenchmarkConfig, Recipe
 from lowdino_edge.errors import UserError
 from lowdino_edge.resolve import Model, resolve
 from lowdino_edge.run import is_run
+from lowdino_edge.types import Preprocess
 from lowdino_edge.workspace import Workspace
 
 
@@ -34,8 +36,8 @@ def job(found: Sequence[Model], recipe: Recipe, work: Workspace) -> Job:
         UserError: models that take different image sizes.
     """
     cfg = recipe.benchmark or BenchmarkConfig()
-    wanted = recipe.student.image_size
-    sizes = {m.preprocess(wanted if m.kind == "student" else None) for m in found}
+    made = entries(found, recipe)
+    sizes = {_preprocess(m, e, recipe) for m, e in zip(found, made, strict=True)}
     if len(sizes) > 1:
         raise UserError(
             f"the models take different image sizes: {sorted(p.image_size for p in sizes)}",
@@ -43,7 +45,7 @@ def job(found: Sequence[Model], recipe: Recipe, work: Workspace) -> Job:
         )
     preprocess = sizes.pop()
     bank = work.bank(preprocess, cfg.knn_bank) if cfg.knn else None
-    return Job(entries(found, recipe), bank, work.queries(preprocess, cfg.knn_queries), cfg)
+    return Job(made, bank, work.queries(preprocess, cfg.knn_queries), cfg)
 
 
 def expand(model: Model) -> list[Model]:
@@ -104,17 +106,28 @@ def entry(model: Model, recipe: Recipe, group: str) -> Entry:
             card["target"],
             card["scheme"],
             int(card["bytes"]),
-            lambda threads: model.encoder(threads=threads),
+            lambda threads: runtimes.load(artifact, threads=threads),
             group,
             artifact,
         )
     files = (Path(model.spec), Path(model.spec) / "student.safetensors")
     size = sum(f.stat().st_size for f in files if f.is_file())
-    image_size = recipe.student.image_size if model.kind == "student" else None
+    image_size = _image_size(model, recipe)
     name = f"{model.name}/pytorch" if group else "pytorch"
     return Entry(
         name, "pytorch", "none", size, lambda threads: model.encoder(threads=threads, image_size=image_size), group
     )
+
+
+def _image_size(model: Model, recipe: Recipe) -> int | None:
+    return recipe.student.image_size if model.kind == "student" else None
+
+
+def _preprocess(model: Model, entry: Entry, recipe: Recipe) -> Preprocess:
+    """How images are made ready for it; an artifact's card tells, without its runtime."""
+    if entry.artifact is not None:
+        return entry.artifact.preprocess
+    return model.encoder(image_size=_image_size(model, recipe)).preprocess
 
 
 def same_data(recipe: Recipe, own: Recipe) -> bool:

@@ -12,7 +12,7 @@ from lowdino_edge.artifact import Artifact
 from lowdino_edge.errors import UserError, unknown
 from lowdino_edge.models.students import STUDENTS
 from lowdino_edge.models.teachers import TEACHERS, canonical
-from lowdino_edge.types import Encoder, Preprocess
+from lowdino_edge.types import Encoder
 
 if TYPE_CHECKING:
     from lowdino_edge.models.backbone import Student
@@ -43,12 +43,6 @@ class Model:
 
             return EagerEncoder(load_teacher(self.spec), name=self.name, device=device, threads=threads)
         return EagerEncoder(self.student(image_size), name=self.name, device=device, threads=threads)
-
-    def preprocess(self, image_size: int | None = None) -> Preprocess:
-        """How images are made ready for it; an artifact's card tells, without its runtime."""
-        if self.kind == "artifact":
-            return Artifact.read(Path(self.spec)).preprocess
-        return self.encoder(image_size=image_size).preprocess
 
     def student(self, image_size: int | None = None) -> Student:
         """The PyTorch student. Raises `UserError` for anything that is not one."""

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 from lowdino_edge.bench.agent.machine import INT8_DOT as INT8_DOT
+from lowdino_edge.bench.agent.machine import int8_dot as int8_dot
 from lowdino_edge.bench.agent.machine import parse_cpuinfo as parse_cpuinfo
 
 _APPLE = {"hw.optional.arm.FEAT_DotProd": "asimddp", "hw.optional.arm.FEAT_I8MM": "i8mm"}

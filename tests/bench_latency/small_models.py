@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from image_arrays import Images
 
 from lowdino_edge.bench import score
 from lowdino_edge.bench.devices.host import Host
@@ -33,14 +34,6 @@ class Projection:
         w = np.random.default_rng(0).normal(size=(192, 16)).astype(np.float32)
         z = (x_BCHW.reshape(len(x_BCHW), -1) - 0.5) @ w
         return z + self.noise * np.random.default_rng(len(z)).normal(size=z.shape).astype(np.float32)
-
-
-@dataclass
-class Images:
-    u8_NCHW: np.ndarray
-    labels: np.ndarray
-    ids: list[str]
-    classes: list[str]
 
 
 def images(n: int, seed: int, *, labelled: bool = True) -> Images:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_arrays import Images
 
 from lowdino_edge.errors import UserError
 from lowdino_edge.evals.embed import embed, load_npz, save_npz
@@ -26,14 +27,6 @@ class Means:
         assert x_BCHW.dtype == np.float32 and x_BCHW.min() >= 0 and x_BCHW.max() <= 1
         self.batches.append(len(x_BCHW))
         return x_BCHW.mean(axis=(2, 3))
-
-
-@dataclass
-class Images:
-    u8_NCHW: np.ndarray
-    labels: np.ndarray
-    ids: list[str]
-    classes: list[str]
 
 
 def images(n: int, size: int = 8) -> Images:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from image_arrays import Images
 
 from lowdino_edge.bench.job import Entry, Job
 from lowdino_edge.config import BenchmarkConfig
@@ -20,14 +21,6 @@ from lowdino_edge.serve import site
 
 SIZE, N_BANK, N_QUERY = 32, 60, 30
 CFG = BenchmarkConfig(runs=10, warmup=2, threads=1)
-
-
-@dataclass
-class Images:
-    u8_NCHW: np.ndarray
-    labels: np.ndarray
-    ids: list[str]
-    classes: list[str]
 
 
 def images(n: int, seed: int) -> Images:

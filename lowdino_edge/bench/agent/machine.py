@@ -19,17 +19,21 @@ def describe() -> dict[str, Any]:
         text = Path("/proc/cpuinfo").read_text(errors="replace")
     except OSError:
         text = ""
-    features = parse_cpuinfo(text)
     return {
         "cpu": _cpu_name(text),
         "machine": platform.machine(),
         "platform": platform.platform(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "int8_dot": [f for f in INT8_DOT if f in features] if features else None,
+        "int8_dot": int8_dot(parse_cpuinfo(text)),
         "governor": _first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),
     }
+
+
+def int8_dot(features: set[str]) -> list[str] | None:
+    """The int8 dot-product instructions among a CPU's flags; None where the flags are not known."""
+    return [f for f in INT8_DOT if f in features] if features else None
 
 
 def parse_cpuinfo(text: str) -> set[str]:

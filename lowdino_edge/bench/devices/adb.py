@@ -21,7 +21,7 @@ from typing import Any
 from lowdino_edge import console
 from lowdino_edge.bench.agent import pack
 from lowdino_edge.bench.agent.models import MODULES, PACKAGES
-from lowdino_edge.bench.cpu import INT8_DOT, parse_cpuinfo
+from lowdino_edge.bench.cpu import int8_dot, parse_cpuinfo
 from lowdino_edge.bench.devices import benchmark_model, folder
 from lowdino_edge.bench.devices.adb_client import Client, Said
 from lowdino_edge.bench.job import Entry, Job, Measured, Session
@@ -129,14 +129,13 @@ def probe(client: Client) -> Board:
     text = client.shell(_PROBE, timeout=60).text
     told = dict(line.split("=", 1) for line in text.splitlines() if re.match(r"[a-z]+=", line))
     machine = _MACHINE_OF_ABI.get(told.get("abi", ""), told.get("machine", "unknown"))
-    features = parse_cpuinfo(text)
     names = {k.strip().lower(): v.strip() for k, _, v in (line.partition(":") for line in text.splitlines())}
     info = {
         "cpu": told.get("soc") or names.get("model name") or names.get("hardware") or told.get("board") or machine,
         "machine": machine,
         "platform": f"Android-{told['android']}" if told.get("android") else told.get("system", ""),
         "cores": int(told["cores"]) if told.get("cores", "").isdigit() else None,
-        "int8_dot": [f for f in INT8_DOT if f in features] if features else None,
+        "int8_dot": int8_dot(parse_cpuinfo(text)),
         "model": " ".join(x for x in (told.get("manufacturer"), told.get("model")) if x) or None,
         "abi": told.get("abi") or None,
         "serial": client.serial,

@@ -11,7 +11,7 @@ import numpy as np
 from lowdino_edge import console
 from lowdino_edge.bench import latency
 from lowdino_edge.bench.agent import interleave, peak_rss_bytes, thermal_c, warm_up
-from lowdino_edge.bench.cpu import INT8_DOT, cpu_features
+from lowdino_edge.bench.cpu import cpu_features, int8_dot
 from lowdino_edge.bench.job import Job, Measured, Session
 from lowdino_edge.errors import UserError
 from lowdino_edge.evals.embed import embed
@@ -49,14 +49,14 @@ class Host:
 
 def info() -> dict[str, Any]:
     """What this machine is. `int8_dot` lists its int8 dot-product instructions, or is None where unknown."""
-    env, features = environment(), cpu_features()
+    env = environment()
     return {
         "device": "host",
         "cpu": env["cpu"],
         "machine": env["machine"],
         "platform": env["platform"],
         "cores": env["cores"],
-        "int8_dot": [f for f in INT8_DOT if f in features] if features else None,
+        "int8_dot": int8_dot(cpu_features()),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
 
