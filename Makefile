@@ -8,7 +8,7 @@ NPM_CI := npm ci --no-audit --no-fund --loglevel=error
 # Packages are installed without bytecode; without this each process would compile torch anew where the variable is set.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow test-mobile test-native screenshots web wheel install clean
+.PHONY: demo test test-tflite-runtime test-slow matrix test-mobile test-native screenshots web wheel install clean
 
 demo: install
 	$(BIN)/lowdino run recipes/quickstart.yaml --out runs/quickstart --resume
@@ -23,9 +23,31 @@ test: install
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not mobile"
 
+# .tflite files on the older tflite_runtime: it wants numpy below 2, so an environment of its own, without torch. Its
+# wheels end at Python 3.11.
+OLDER := $(VENV)/tflite-runtime
+test-tflite-runtime: install $(OLDER)/.installed
+	rm -rf build/tflite
+	$(BIN)/python tests/older_litert/write_artifacts.py build/tflite
+	LOWDINO_TFLITE_ARTIFACTS=build/tflite LOWDINO_TFLITE_PACKAGE=tflite-runtime \
+	  $(OLDER)/bin/python -m pytest --confcutdir=tests/older_litert tests/older_litert
+
+$(OLDER)/.installed:
+	$(PYTHON) -m venv $(OLDER)
+	$(OLDER)/bin/python -m pip install --quiet --no-compile "tflite-runtime==2.14.*" "numpy<2" pytest pytest-timeout
+	touch $@
+
 # What `make test` leaves out: every student on every target, minutes.
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+# Every student x every target x every scheme, on students that this trains first: hours. A killed one goes on, and what
+# is done is drawn at once into docs/matrix.{json,md,svg}. DATA: cifar10 or a folder of images. TEACHER: an id or ID@FILE.
+DATA ?= cifar10
+TEACHER ?= dinov2_vits14
+OUT ?= runs/matrix
+matrix: install
+	$(BIN)/python tests/bench/matrix.py --data '$(DATA)' --teacher '$(TEACHER)' --out '$(OUT)'
 
 # The sample apps: their own tests, the web app in Chromium and WebKit around a real `lowdino serve`, the Expo bundles.
 test-mobile: install web test-native

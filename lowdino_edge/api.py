@@ -24,7 +24,9 @@ from lowdino_edge.workspace import Split, Workspace, open_run
 
 if TYPE_CHECKING:
     from lowdino_edge.artifact import Artifact
+    from lowdino_edge.config import ExportConfig
     from lowdino_edge.models.backbone import Student
+    from lowdino_edge.prove import Subject
 
 TASKS = ("knn",)
 
@@ -101,6 +103,7 @@ def _fit(
     resume: bool,
     card: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
+    from lowdino_edge.data.catalog import licence_of
     from lowdino_edge.train.loop import fit
 
     run.write_env()
@@ -109,7 +112,12 @@ def _fit(
         f"{stage}: {student.id} ({_params(student):,} parameters), {len(pixels)} images at {pixels.size} px, "
         f"{cfg.epochs:g} epochs, batch {cfg.batch_size}, {work.device}"
     )
-    card = {"data": work.images("train").name, "data_fingerprint": pixels.fingerprint, **(card or {})}
+    card = {
+        "data": work.images("train").name,
+        "data_fingerprint": pixels.fingerprint,
+        "data_licence": licence_of(recipe.data.source),
+        **(card or {}),
+    }
     result = fit(
         method,
         pixels,
@@ -178,45 +186,37 @@ def export(
     Raises:
         UserError: a scheme the target does not have, parity under its threshold (with the figures), a missing extra.
     """
+    from lowdino_edge.config import ExportConfig
     from lowdino_edge.export import check_scheme
-    from lowdino_edge.prove import export_verified
-    from lowdino_edge.quant.calibration import calibration_from
+    from lowdino_edge.prove import export_subject
 
     recipe = recipe or Recipe()
     found = resolve(model)
-    student = found.student(recipe.student.image_size)
     base = out or (found.run / "artifacts" if found.run else Path("artifacts") / found.name)
     pairs = [(t, s) for t in targets for s in schemes]
     for target, scheme in pairs:
         check_scheme(target, scheme)
-    cfg = recipe.export
-    calibration = calibration or (cfg.calibration if cfg else None)
-    n_cal, n_par = (cfg.calibration_images, cfg.parity_images) if cfg else (256, 256)
+    cfg = recipe.export or ExportConfig()
+    calibration = calibration or cfg.calibration
     work = work or Workspace(recipe)
     source = (
         work
         if calibration is None
         else Workspace(recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": calibration})}))
     )
-    ranges, images = source.calibration_and_proof(student.preprocess, n_cal, n_par)
-    where = source.recipe.data.source
-    cal = calibration_from(ranges, where, limit=n_cal) if len(ranges) else None
-    extra = {**_origin(found), "proof": {"source": where, "split": "test", "images": len(images)}}
+    subject = _subject(found.student(recipe.student.image_size), source, cfg)
+    extra = {**_origin(found), "proof": {"source": source.recipe.data.source, "split": "test"}}
+    extra["proof"]["images"] = len(subject.images_NCHW)
     made, refused = [], []
     with console.bar("export", len(pairs)) as bar:
         for target, scheme in pairs:
             try:
-                artifact = export_verified(student, target, scheme, cal, images, base, extra=extra)
+                artifact = export_subject(subject, target, scheme, base, extra=extra)
             except UserError as e:
                 refused.append(e)
                 console.warn(e.message)
                 continue
-            parity = artifact.card["parity"]
-            console.say(
-                f"{artifact.name}: {artifact.card['bytes'] / 1e6:.2f} MB, cosine {parity['cosine_mean']:.6f} "
-                f"(min {parity['cosine_min']:.6f}), neighbours kept {parity['neighbour_agreement']:.3f} "
-                f"of {parity['n']}, by {parity['method']}"
-            )
+            console.say(_proof_text(artifact.name, artifact.card))
             made.append(artifact)
             bar.advance(1, artifact.name)
     if len(refused) == 1:
@@ -227,12 +227,56 @@ def export(
     return made
 
 
+def _subject(student: Student, work: Workspace, cfg: ExportConfig) -> Subject:
+    """The student with the images its files are calibrated and proven on."""
+    from lowdino_edge.prove import Subject
+    from lowdino_edge.quant.calibration import calibration_from
+
+    ranges, images = work.calibration_and_proof(student.preprocess, cfg.calibration_images, cfg.parity_images)
+    where = work.recipe.data.source
+    knn = None
+    if cfg.knn_images and work.labelled():
+        knn = work.queries(student.preprocess, cfg.knn_images)
+    return Subject(
+        student,
+        calibration_from(ranges, where, limit=cfg.calibration_images) if len(ranges) else None,
+        images,
+        None if knn is None else knn.u8_NCHW,
+        None if knn is None else knn.labels,
+        max_knn_drop=cfg.max_knn_drop,
+        options={"deployment_target": cfg.deployment_target},
+    )
+
+
+def _proof_text(name: str, card: dict[str, Any]) -> str:
+    """What a file costs, in a line: size, parity, kNN, what stayed float, what its runtime does not delegate."""
+    parity, knn, delegation = card["parity"], card.get("knn") or {}, card["delegation"]
+    text = f"{name}: {card['bytes'] / 1e6:.2f} MB, "
+    if parity["cosine_mean"] is None:
+        text += f"not proven: {parity['reason']}"
+    else:
+        text += (
+            f"cosine {parity['cosine_mean']:.6f} (min {parity['cosine_min']:.6f}), neighbours kept "
+            f"{parity['neighbour_agreement']:.3f} of {parity['n']}, by {parity['method']}"
+        )
+    if knn.get("top1") is not None:
+        text += f", kNN {100 * knn['top1']:.2f}% ({-knn['drop_points']:+.2f} points of {knn['n_query']} queries)"
+    kept = card.get("quantization", {}).get("kept_float", [])
+    if kept:
+        text += f", {len(kept)} layers in float: {', '.join(k['module'] for k in kept[:4])}"
+    if delegation.get("coverage") is not None:
+        text += f", {delegation['coverage']:.0%} of {delegation['to']}"
+        text += f", left: {', '.join(delegation['left'][:6])}" if delegation["left"] else ""
+    return text
+
+
 def _origin(model: Model) -> dict[str, Any]:
     """What student.json says of data, teacher and licences, for the artifact's card."""
     if model.run is None or not Run(model.run).student_card.is_file():
         return {}
     card = read_json(Run(model.run).student_card)
-    keys = ("sha256", "data", "data_fingerprint", "method", "teacher", "teacher_fingerprint", "teacher_licence")
+    data, teacher = ("data", "data_fingerprint", "data_licence"), ("teacher", "teacher_fingerprint", "teacher_licence")
+    keys = ("sha256", *data, "method", *teacher)
     return {"origin": {k: card[k] for k in keys if k in card}}
 
 

@@ -7,6 +7,8 @@ against the card's sha256, so no native parser ever sees bytes that export did n
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,19 +70,26 @@ class Artifact:
 
     def golden(self) -> dict[str, Float]:
         """What golden.npz holds: `input` (n, 3, H, W) RGB in [0, 1], `embedding` (n, D) that this file gives for it on
-        its own runtime, `reference` (n, D) from the float network in PyTorch."""
+        its own runtime, `reference` (n, D) from the float network in PyTorch.
+
+        Where nothing could run the file when it was exported (its parity is null) there is no `embedding`.
+        """
         path = self.dir / GOLDEN
-        expected = self.card.get("golden_sha256")
-        if expected is not None and path.is_file() and sha256(path) != expected:
-            raise UserError(f"'{path}' is not the one that was exported (sha256 differs)", f"restore it, or {_AGAIN}")
         try:
-            with np.load(path, allow_pickle=False) as z:
-                return {k: np.asarray(z[k], dtype=np.float32) for k in ("input", "embedding", "reference")}
+            content = path.read_bytes()
         except FileNotFoundError:
             raise UserError(f"no file '{path}'", _AGAIN) from None
-        except (OSError, ValueError, KeyError, EOFError) as e:
+        except OSError as e:
             raise UserError(f"'{path}' cannot be read: {e}", _AGAIN) from None
-        except Exception as e:  # zipfile.BadZipFile, zlib.error: a damaged archive has many faces
+        expected = self.card.get("golden_sha256")
+        if expected is not None and hashlib.sha256(content).hexdigest() != expected:
+            raise UserError(f"'{path}' is not the one that was exported (sha256 differs)", f"restore it, or {_AGAIN}")
+        unproven = (self.card.get("parity") or {}).get("cosine_mean", 0.0) is None
+        keys = ("input", "reference") if unproven else ("input", "embedding", "reference")
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as z:
+                return {k: np.asarray(z[k], dtype=np.float32) for k in keys}
+        except Exception as e:  # ValueError, zipfile.BadZipFile, zlib.error: a damaged archive has many faces
             raise UserError(f"'{path}' is damaged: {e}", _AGAIN) from None
 
     @classmethod
@@ -91,22 +100,24 @@ class Artifact:
             UserError: nothing there, a card that is missing, truncated or incomplete, a model file that is missing or
                 whose sha256 is not the card's.
         """
-        directory = _directory_of(Path(path))
+        directory = directory_of(Path(path))
         card = read_json(directory / CARD)
         _check_card(card, directory / CARD)
         artifact = cls(directory, card)
         artifact.verify()
         return artifact
 
-    def verify(self) -> None:
-        """Compares the model file with the card's sha256; `UserError` when it is missing or another one."""
-        if not self.file.exists():
-            raise UserError(f"the model file '{self.file}' is missing", _AGAIN)
-        found = digest(self.file)
-        if found != self.card["sha256"]:
+    def verify(self, copy: Path | None = None) -> None:
+        """Compares the model file (or a copy of it, on its way to a device) with the card's sha256 and size;
+        `UserError` when it is missing or another one."""
+        file = copy or self.file
+        if not (file.is_file() or file.is_dir()):
+            raise UserError(f"the model file '{file}' is missing", _AGAIN)
+        found, size = digest(file), size_bytes(file)
+        if (found, size) != (self.card["sha256"], self.bytes):
             raise UserError(
-                f"'{self.file}' is not the file that was exported: sha256 {found[:12]}..., "
-                f"artifact.json says {str(self.card['sha256'])[:12]}...",
+                f"'{file}' is not the file that was exported: sha256 {found[:12]}..., {size} bytes; "
+                f"artifact.json says {str(self.card['sha256'])[:12]}..., {self.bytes} bytes",
                 f"restore the file, or {_AGAIN}",
             )
 
@@ -116,14 +127,17 @@ def digest(path: Path) -> str:
     if not path.is_dir():
         return sha256(path)
     h = hashlib.sha256()
-    for name in _files_below(path):
-        h.update(name.encode() + b"\0" + bytes.fromhex(sha256(path / name)))
+    for name in _below(path):
+        # what is no file (a link to a directory, or to nothing) counts by its name: an export writes none
+        h.update(os.fsencode(name) + b"\0")
+        h.update(bytes.fromhex(sha256(path / name)) if (path / name).is_file() else b"no file")
     return h.hexdigest()
 
 
 def size_bytes(path: Path) -> int:
     """Bytes of a file, or of all files below a directory."""
-    return sum((path / f).stat().st_size for f in _files_below(path)) if path.is_dir() else path.stat().st_size
+    files = [path / name for name in _below(path)] if path.is_dir() else [path]
+    return sum(f.stat().st_size for f in files if f.is_file())
 
 
 def write_card(directory: Path, card: dict[str, Any]) -> Artifact:
@@ -135,10 +149,12 @@ def write_card(directory: Path, card: dict[str, Any]) -> Artifact:
     return Artifact(directory, card)
 
 
-def write_golden(directory: Path, *, inputs_NCHW: Float, embedding_ND: Float, reference_ND: Float) -> None:
-    """Writes golden.npz: what a device must reproduce (`embedding`) and what PyTorch says (`reference`)."""
+def write_golden(directory: Path, *, inputs_NCHW: Float, embedding_ND: Float | None, reference_ND: Float) -> None:
+    """Writes golden.npz: what a device must reproduce (`embedding`; None where nothing here can run the file) and what
+    PyTorch says (`reference`)."""
+    arrays: dict[str, Any] = {"input": inputs_NCHW, "embedding": embedding_ND, "reference": reference_ND}
     with atomic_path(directory / GOLDEN) as tmp, tmp.open("wb") as f:
-        np.savez_compressed(f, input=inputs_NCHW, embedding=embedding_ND, reference=reference_ND)
+        np.savez_compressed(f, **{k: v for k, v in arrays.items() if v is not None})
 
 
 def is_artifact(path: PathLike) -> bool:
@@ -147,7 +163,8 @@ def is_artifact(path: PathLike) -> bool:
     return (p / CARD).is_file() or (p.exists() and (p.parent / CARD).is_file())
 
 
-def _directory_of(path: Path) -> Path:
+def directory_of(path: Path) -> Path:
+    """The artifact directory that `path` names: itself, its card or its model file; anything else is refused."""
     if not path.exists():
         raise UserError(f"no artifact at '{path}'", "name an artifact directory, its artifact.json or its model file")
     if (path / CARD).is_file():
@@ -176,5 +193,6 @@ def _check_card(card: Any, where: Path) -> None:
         raise UserError(f"'{where}' has no valid 'preprocess': {e}", _AGAIN) from None
 
 
-def _files_below(path: Path) -> list[str]:
-    return sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
+def _below(path: Path) -> list[str]:
+    """Everything below a directory but directories; links to them count as themselves."""
+    return sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_symlink() or not p.is_dir())

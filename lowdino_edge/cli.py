@@ -189,6 +189,8 @@ def export(
     target: o.Targets = None,
     quantize: o.Quantize = None,
     calibration: o.Calibrate = None,
+    max_knn_drop: o.MaxDrop = None,
+    deployment_target: o.Deployment = None,
     out: o.Out = None,
     image_size: o.ImageSize = None,
     recipe: o.RecipeFile = None,
@@ -201,15 +203,21 @@ def export(
     from lowdino_edge import api
     from lowdino_edge.export import TARGETS, canonical_scheme, canonical_target
 
-    named = load_recipe(recipe, set_, flags={"student.image_size": image_size})
+    asked = {
+        "student.image_size": image_size,
+        "export.max_knn_drop": max_knn_drop,
+        "export.deployment_target": deployment_target,
+    }
+    named = load_recipe(recipe, set_, flags=asked)
     cfg = named.export  # a recipe's export: section, or --set export.targets=...
     targets = target or (cfg.targets if cfg and "targets" in cfg.model_fields_set else ["all"])
-    wanted = [t for name in targets for t in (list(TARGETS) if name == "all" else [canonical_target(name)])]
+    proven = [t.id for t in TARGETS.values() if t.unproven is None]
+    wanted = [t for name in targets for t in (proven if name == "all" else [canonical_target(name)])]
     named_schemes = quantize or (cfg.schemes if cfg and "schemes" in cfg.model_fields_set else ["none"])
     schemes = [canonical_scheme(s) for s in named_schemes]
     source = calibration or (cfg.calibration if cfg else None)
     source = source or (named.data.source if "source" in named.data.model_fields_set else _data_of(model))
-    flags = {"student.image_size": image_size, "data.source": source, "export.calibration": source if cfg else None}
+    flags = {**asked, "data.source": source, "export.calibration": source if cfg else None}
     loaded = load_recipe(recipe, set_, flags=flags)
     made = api.export(model, targets=wanted, schemes=schemes, out=out, recipe=loaded)
     text = "\n".join(str(a.dir) for a in made)

@@ -22,8 +22,8 @@ Positive = Annotated[float, Field(gt=0)]
 Fractions = tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]]
 # YAML reads 2222 as a number
 Text = Annotated[str, BeforeValidator(lambda v: str(v) if isinstance(v, int | float) else v)]
-Scheme = Literal["none", "fp16", "w8", "w8a8"]
-Target = Literal["onnx", "executorch", "coreml", "tflite"]
+Scheme = Literal["none", "fp16", "w8", "dynamic", "p6", "p4", "w8a8"]
+Target = Literal["onnx", "executorch", "coreml", "tflite", "executorch-coreml", "executorch-vulkan", "coreai"]
 
 
 class Strict(BaseModel):
@@ -166,6 +166,9 @@ class ExportConfig(Strict):
     calibration: str | None = None  # SRC; None: the training split of `data`
     calibration_images: Annotated[int, Field(ge=8)] = 256
     parity_images: Annotated[int, Field(ge=8)] = 256
+    max_knn_drop: Annotated[float, Field(ge=0, le=100)] = 1.0  # points of top-1 a quantized file may lose
+    knn_images: Annotated[int, Field(ge=0)] = 2000  # labelled test images that this is measured on; 0: not measured
+    deployment_target: Literal["iOS16", "iOS17", "iOS18"] = "iOS17"  # Core ML
 
 
 class KnnConfig(Strict):

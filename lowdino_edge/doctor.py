@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -114,16 +115,16 @@ def _threads() -> Check:
 
 
 def _int8() -> Check:
-    from lowdino_edge.bench.cpu import cpu_features
+    from lowdino_edge.bench.cpu import cpu_features, int8_dot, missing_int8
 
-    features = cpu_features()
-    fast = sorted(features & {"avx512_vnni", "avx_vnni", "asimddp", "i8mm"})
-    detail = (
-        f"int8 dot products: {', '.join(fast)}"
-        if fast
-        else "no int8 dot products (VNNI, dotprod): int8 may be no faster than float here"
-    )
-    return Check("int8 speed", bool(fast), detail, "" if fast else "measure int8 on the device it is for")
+    dot = int8_dot(cpu_features())
+    if dot is None:
+        detail = "the CPU's instructions cannot be read here: int8 may be no faster than float"
+    elif dot:
+        detail = f"int8 dot products: {', '.join(dot)}"
+    else:
+        detail = f"no {missing_int8(dot, platform.machine())}: int8 may be no faster than float here"
+    return Check("int8 speed", bool(dot), detail, "" if dot else "measure int8 on the device it is for")
 
 
 def _disk() -> Check:

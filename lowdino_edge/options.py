@@ -54,7 +54,11 @@ Init = Annotated[Path | None, typer.Option("--init", help="A run or student.safe
 Targets = Annotated[
     list[str] | None, typer.Option("--target", "--format", help="A target of `lowdino list targets`, or all.")
 ]
-Quantize = Annotated[list[str] | None, typer.Option("--quantize", help="none, fp16, w8 or w8a8 (int8).")]
+Quantize = Annotated[list[str] | None, typer.Option("--quantize", help="See `lowdino list schemes`.")]
+MaxDrop = Annotated[
+    float | None, typer.Option("--max-knn-drop", help="Points of kNN that a quantized file may lose. Default: 1.0.")
+]
+Deployment = Annotated[str | None, typer.Option("--deployment-target", help="Core ML: iOS16, iOS17 or iOS18.")]
 Calibrate = Annotated[str | None, typer.Option("--calibration", help="SRC of real images, for ranges and proof.")]
 Source = Annotated[str, typer.Option("--data", help="synthetic, a named set, or a folder of images.")]
 Split = Annotated[Literal["train", "test"], typer.Option("--split")]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lowdino_edge import console
-from lowdino_edge.artifact import Artifact
+from lowdino_edge.artifact import Artifact, directory_of
 from lowdino_edge.errors import UserError, unknown
 from lowdino_edge.models.students import STUDENTS
 from lowdino_edge.models.teachers import TEACHERS, canonical
@@ -71,7 +71,7 @@ def resolve(spec: str) -> Model:
         if (path / "student.safetensors").is_file():
             return Model("student", str(path), path.name, run=path)
         if path.suffix == ".mlpackage" and (path.parent / "artifact.json").is_file():
-            return _artifact(path.parent)
+            return _artifact(directory_of(path))
         raise UserError(
             f"'{spec}' holds neither student.safetensors nor artifact.json",
             "name a finished run or an artifact directory",
@@ -80,7 +80,7 @@ def resolve(spec: str) -> Model:
         if path.name == "student.safetensors":
             return Model("student", spec, path.parent.name, run=path.parent)
         if (path.parent / "artifact.json").is_file():
-            return _artifact(path.parent)
+            return _artifact(directory_of(path))
         if path.suffix == ".safetensors":
             return Model("student", spec, path.stem)
         raise UserError(

@@ -50,14 +50,48 @@ def stage(path: Path, name: str, epochs: int, **card: Any) -> None:
     (path / "DONE").write_text("2026-01-02T03:04:05Z\n")
 
 
-def artifact(run: Path, target: str, scheme: str, size: int, cosine: float) -> None:
-    toolchain = {"torch": "2.14.1", target: "1.2.3"}
+def artifact(run: Path, target: str, scheme: str, size: int, cosine: float, **more: Any) -> dict[str, Any]:
+    """An artifact's card as `lowdino export` writes it; `more` takes the place of its fields."""
     parity = {
         "cosine_mean": cosine, "cosine_min": cosine - 0.004, "max_abs": 0.01, "neighbour_agreement": 0.95, "n": 256,
         "method": "mlprogram reference interpreter" if target == "coreml" else f"{target} 1.2.3",
     }  # fmt: skip
-    card = {"target": target, "scheme": scheme, "bytes": size, "parity": parity, "toolchain": toolchain}
-    write(run / "artifacts" / f"{target}-{scheme}" / "artifact.json", {**card, "file": f"model.{TARGETS[target]}"})
+    delegation: dict[str, Any] = {"coverage": 1.0, "delegated": 27, "left": [], "to": "runtime"}
+    if target == "coreml":
+        delegation = {"coverage": None, "left": [], "note": "Core ML picks the unit on the device"}
+    card = {
+        "target": target, "scheme": scheme, "student": "nano", "embed_dim": 256, "licence": "Apache-2.0",
+        "bytes": size, "sha256": "cd" * 32, "file": f"model.{TARGETS.get(target, 'x')}", "parity": parity,
+        "preprocess": {"image_size": 32, "crop_ratio": 1.0, "interpolation": "bicubic", "resize": 32},
+        "input": {"name": "image", "shape": [1, 3, 32, 32], "dtype": "float32", "layout": "NCHW", "range": [0, 1]},
+        "output": {"name": "embedding", "shape": [1, 256], "dtype": "float32"}, "delegation": delegation,
+        "source": {"weights_sha256": "ef" * 32, "params": 1_152_384},
+        "proof": {"source": "synthetic", "split": "test", "images": 256},
+        "origin": {"data": "synthetic", "data_fingerprint": "feedbeef", "method": "dino", "teacher": "nano",
+                   "teacher_fingerprint": "0123456789abcdef", "teacher_licence": "CC-BY-4.0"},
+        "toolchain": {"torch": "2.14.1", target: "1.2.3"}, **(INTEGERS if scheme == "w8a8" else {}), **more,
+    }  # fmt: skip
+    path = run / "artifacts" / f"{target}-{scheme}" / "artifact.json"
+    write(path, card)
+    return json.loads(path.read_text())  # its own: tests change it
+
+
+INTEGERS: dict[str, Any] = {
+    "calibration": {"source": "synthetic", "images": 256},
+    "quantization": {"weight_bits": 8, "per_channel": True, "ranges": "min-max", "convolutions_int8": 7,
+                     "convolutions": 9, "equalised": 2, "kept_float": [], "cost_ms": None},
+    "knn": {**knn(0.697), "top1_float": 0.702, "drop_points": 0.5, "budget_points": 1.0},
+}  # fmt: skip
+KEPT: dict[str, Any] = {
+    "quantization": {
+        **INTEGERS["quantization"], "cost_ms": {"all_int8": 3.1, "this": 3.45},
+        "kept_float": [
+            {"module": "stages.2.blocks.0.token_mixer", "operators": ["conv2d"], "why": "its outliers widen the range",
+             "cosine_loss": 0.0134},
+            {"module": "stages.3.attn", "operators": ["softmax", "matmul"], "why": "attention", "cosine_loss": None},
+        ],
+    },
+}  # fmt: skip
 
 
 def bench_row(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +127,101 @@ def test_digest_of_a_directory_sees_names_and_contents(tmp_path: Path) -> None:
     (base / "x" / "weights").write_bytes(b"13")
     with pytest.raises(UserError, match="sha256"):
         Artifact.read(tmp_path / "a")
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Artifact:
+    """An artifact whose model is a directory, laid out as Core ML's."""
+    weights = tmp_path / "model.mlpackage" / "Data" / "weights" / "weight.bin"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(bytes(range(200)))
+    (weights.parents[1] / "model.mlmodel").write_bytes(b"a program")
+    (weights.parents[2] / "Manifest.json").write_text("{}")
+    card = {"target": "coreml", "scheme": "none", "file": "model.mlpackage", "embed_dim": 1, "input": {}, "output": {}}
+    return write_card(tmp_path, {**card, "preprocess": PREPROCESS.to_dict()})
+
+
+def _swap_files(root: Path) -> None:
+    a, b = root / "Data" / "model.mlmodel", root / "Data" / "weights" / "weight.bin"
+    a.rename(root / "c")
+    b.rename(a)
+    (root / "c").rename(b)
+
+
+EDITS: dict[str, Callable[[Path], object]] = {
+    "a file added": lambda root: (root / "Data" / "more.bin").write_bytes(b""),
+    "a hidden file added": lambda root: (root / ".x").write_bytes(b"1"),
+    "a file in a new folder": lambda root: ((root / "new").mkdir(), (root / "new" / "x").write_bytes(b"1")),
+    "a link to a folder added": lambda root: (root / "link").symlink_to(root / "Data"),
+    "a link to nothing added": lambda root: (root / "link").symlink_to(root / "nothing"),
+    "a name that is no text": lambda root: Path(os.fsdecode(os.fsencode(root) + b"/\xff")).write_bytes(b""),
+    "a file removed": lambda root: (root / "Manifest.json").unlink(),
+    "a folder removed": lambda root: shutil.rmtree(root / "Data" / "weights"),
+    "a file renamed": lambda root: (root / "Manifest.json").rename(root / "manifest.json"),
+    "a file moved": lambda root: (root / "Data" / "model.mlmodel").rename(root / "model.mlmodel"),
+    "two files swapped": _swap_files,
+    "emptied": lambda root: (shutil.rmtree(root), root.mkdir()),
+    "a file in its place": lambda root: (shutil.rmtree(root), root.write_bytes(b"a program")),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=list(EDITS))
+def test_an_edited_package_is_refused(edit: Callable[[Path], object], package: Artifact) -> None:
+    Artifact.read(package.file)
+    edit(package.file)
+    for path in (package.dir, package.dir / CARD, package.file):
+        with pytest.raises(UserError, match="is not the file that was exported"):
+            Artifact.read(path)
+
+
+def test_a_file_that_hashes_as_a_package_does_is_refused(package: Artifact) -> None:
+    """A package's sha256 is that of a list of its files: this list is no package."""
+    said = b""
+    for name in sorted(p.relative_to(package.file).as_posix() for p in package.file.rglob("*") if p.is_file()):
+        said += name.encode() + b"\0" + hashlib.sha256((package.file / name).read_bytes()).digest()
+    shutil.rmtree(package.file)
+    package.file.write_bytes(said)
+    assert digest(package.file) == package.card["sha256"]
+    with pytest.raises(UserError, match="is not the file that was exported"):
+        Artifact.read(package.dir)
+
+
+def test_a_copy_for_a_device_is_compared_too(tmp_path: Path, package: Artifact) -> None:
+    for artifact in (make(tmp_path / "a"), package):
+        copy = tmp_path / f"copy of {artifact.file.name}"
+        shutil.copytree(artifact.file, copy) if artifact.file.is_dir() else shutil.copyfile(artifact.file, copy)
+        artifact.verify(copy)
+        with (next(p for p in [copy, *copy.rglob("*")] if p.is_file())).open("ab") as f:
+            f.write(b"1")
+        artifact.verify()
+        with pytest.raises(UserError, match=r"copy of .* is not the file that was exported"):
+            artifact.verify(copy)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), cut=st.booleans())
+def test_an_edited_golden_is_refused_before_it_is_unpacked(at: float, bit: int, cut: bool, tmp_path: Path) -> None:
+    x = np.linspace(0, 1, 4 * 3 * 8 * 8, dtype=np.float32).reshape(4, 3, 8, 8)
+    write_golden(tmp_path, inputs_NCHW=x, embedding_ND=x[:, 0, 0], reference_ND=x[:, 0, 1])
+    content = (tmp_path / GOLDEN).read_bytes()
+    made = make(tmp_path)
+    made = write_card(tmp_path, {**made.card, "golden_sha256": digest(tmp_path / GOLDEN)})
+    made.golden()
+    edited = bytearray(content)
+    edited[int(at * len(content))] ^= 1 << bit
+    (tmp_path / GOLDEN).write_bytes(content[: int(at * len(content))] if cut else edited)
+    with pytest.raises(UserError, match="sha256 differs"):
+        made.golden()
+
+
+def test_a_golden_without_embedding_is_only_for_files_that_nothing_could_run(tmp_path: Path) -> None:
+    x = np.zeros((2, 3, 8, 8), np.float32)
+    write_golden(tmp_path, inputs_NCHW=x, embedding_ND=None, reference_ND=x[:, 0, 0])
+    made = make(tmp_path)
+    with pytest.raises(UserError, match="embedding"):
+        made.golden()
+    unproven = write_card(tmp_path, {**made.card, "parity": {"cosine_mean": None, "n": 0, "reason": "no runtime"}})
+    assert unproven.golden().keys() == {"input", "reference"}
 
 
 def test_golden_comes_back_and_damage_is_one_line(tmp_path: Path) -> None:

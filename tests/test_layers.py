@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lowdino_edge"
 GROUND = {"errors", "types", "config", "console", "quiet"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(), "types": set(), "config": set(), "console": set(), "quiet": set(),
-    "run": set(), "artifact": {"run"}, "losses": set(), "quant": set(),
+    "run": set(), "scratch": set(), "artifact": {"run"}, "losses": set(), "quant": set(),
     "models": {"run"}, "data": {"run"}, "runtimes": {"artifact"},
     "methods": {"losses", "models", "data"},
     "distill": {"models", "data", "run"},
@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "train": {"methods.base", "run", "data.pixels", "models.backbone"},
     "serve": {"artifact", "run"},
     "bench": {"runtimes", "evals", "run", "artifact", "serve"},
-    "prove": {"artifact", "export", "runtimes", "evals", "run", "models"},
+    "prove": {"artifact", "export", "runtimes", "evals", "run", "models", "quant", "card", "scratch"},
     "report": {"run", "plots", "card"}, "plots": {"run"}, "card": {"run"},
 }  # fmt: skip
 TOP = {

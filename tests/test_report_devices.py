@@ -59,7 +59,7 @@ def test_backends_of_a_browser_stand_below_their_file(tmp_path: Path) -> None:
     firsts = re.findall(r'<td data-label="artifact"><span>([^<]+)<', source)
     at = firsts.index("tflite-none", firsts.index("pytorch"))
     assert firsts[at : at + 4] == ["tflite-none", "tflite-none@webgpu", "tflite-w8a8", "tflite-w8a8@webgpu"]
-    assert "tflite@webgpu" in source and "not faster than float on browser for tflite@webgpu" in page.text
+    assert "tflite@webgpu" in source and "On the devices" in page.text
 
 
 def test_the_last_of_rows_measured_twice_counts(tmp_path: Path) -> None:

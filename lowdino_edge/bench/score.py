@@ -10,6 +10,7 @@ from typing import Any
 
 from lowdino_edge.bench import latency
 from lowdino_edge.bench.agent import BURST
+from lowdino_edge.bench.cpu import why_int8_is_slower
 from lowdino_edge.bench.job import Entry, Job, Measured, Session
 from lowdino_edge.config import KnnConfig
 from lowdino_edge.evals.embed import PixelSource, embed
@@ -68,6 +69,8 @@ def document(device_id: str, session: Session, job: Job, bases: Mapping[str, Spa
     spaces = [None if m.z_query is None else _space(job, m, bases) for m in session.measured]
     first = next((s.knn for s in [*bases.values(), *spaces] if s is not None and s.knn), None)
     made = [row(device_id, m, s, bases.get(m.entry.group)) for m, s in zip(session.measured, spaces, strict=True)]
+    for slow, why in slower_int8(session).items():
+        made[slow]["notes"].append(why)
     return {
         "task": "benchmark",
         "results": made,
@@ -79,6 +82,29 @@ def document(device_id: str, session: Session, job: Job, bases: Mapping[str, Spa
         "timing": {"runs": job.cfg.runs, "burst": BURST, "batch": 1, "interleaved": session.interleaved},
         "peak_rss_bytes": session.peak_rss_bytes,
     }
+
+
+_ON_CPU = ("cpu", "xnnpack", "wasm")  # delegates
+
+
+def slower_int8(session: Session) -> dict[int, str]:
+    """Number of each w8a8 model that is slower than the same target's float file -> why, as far as the CPU tells."""
+    floats = {_twin(m): m for m in session.measured if m.entry.scheme == "none"}
+    found = {}
+    for i, m in enumerate(session.measured):
+        twin = floats.get(_twin(m)) if m.entry.scheme == "w8a8" and not m.emulated else None
+        if twin is None or twin.emulated or m.latency.percentile(50) <= twin.latency.percentile(50):
+            continue
+        why = why_int8_is_slower(session.info.get("int8_dot"), session.info.get("machine"))
+        if m.latency.delegate not in _ON_CPU:
+            why = f"{m.latency.delegate} runs it, not the CPU"
+        found[i] = f"slower than the float file of its target; {why}"
+    return found
+
+
+def _twin(m: Measured) -> tuple[str, str, str]:
+    """What a file and its float twin have in common; after the @ stands the backend of a browser."""
+    return m.entry.group, m.entry.target, m.entry.name.partition("@")[2]
 
 
 def _space(job: Job, m: Measured, bases: Mapping[str, Space]) -> Space:

@@ -106,9 +106,11 @@ def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         notes.append(
             "* run by a stand-in (reference interpreter, GPU in software): the time says nothing about a device"
         )
+    same: dict[tuple[str, str], list[str]] = {}  # (device, note) -> artifacts
     for r in rows:
         who = f"{r['artifact']} on {r['device']}"
         if r["latency_ms"]["throttled"]:
             notes.append(f"{who} got {100 * r['latency_ms']['rise']:.0f}% slower during the run: its p50 is not steady")
-        notes += [f"{who}: {note}" for note in r.get("notes") or ()]
-    return notes
+        for note in r.get("notes") or ():
+            same.setdefault((str(r["device"]), str(note)), []).append(str(r["artifact"]))
+    return [*notes, *(f"{', '.join(names)} on {device}: {note}" for (device, note), names in same.items())]

@@ -1,10 +1,10 @@
-"""MODEL_CARD.md of a run: data, teacher, licences, protocol, figures, intended use, limits."""
+"""MODEL_CARD.md, of a run and of each artifact: data, teacher, licences, protocol, figures, intended use, limits."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+from lowdino_edge.card.artifact import artifact_card as artifact_card
 from lowdino_edge.card.facts import (
     NOT_MEASURED,
     Facts,
@@ -17,7 +17,13 @@ from lowdino_edge.card.facts import (
     protocol_text,
     read_facts,
 )
+from lowdino_edge.card.text import INTENDED_USE, LIMITS, bullets, count, md, table, unit
 from lowdino_edge.run import write_text
+
+_COMPARED = (
+    "Artifacts were compared with the float network on the images that artifact.json names; latencies hold for the "
+    "machine named."
+)
 
 
 def model_card(run_dir: Path) -> str:
@@ -26,37 +32,30 @@ def model_card(run_dir: Path) -> str:
     student = facts.student
     size = number(student, "preprocess", "image_size")
     parts = [
-        f"# {_md(facts.name)}",
-        f"A {_md(student.get('id', 'small'))} vision backbone, trained without labels by lowdino: an RGB image in, an "
+        f"# {md(facts.name)}",
+        f"A {md(student.get('id', 'small'))} vision backbone, trained without labels by lowdino: an RGB image in, an "
         "embedding out. It has no classifier; compare embeddings (kNN), or train a small head on them.",
         "## Model",
-        _list(
+        bullets(
             ("backbone", student.get("id")),
-            ("parameters", _count(number(student, "params"))),
-            ("embedding", _unit(number(student, "embed_dim"), "dimensions")),
-            ("input", _unit(size, "px, square, RGB in [0, 1]; mean and standard deviation are inside the network")),
+            ("parameters", count(number(student, "params"))),
+            ("embedding", unit(number(student, "embed_dim"), "dimensions")),
+            ("input", unit(size, "px, square, RGB in [0, 1]; mean and standard deviation are inside the network")),
             ("weights sha256", student.get("sha256")),
         ),
         "## Training",
         *_training(facts),
-        _md(distillation_verdict(facts)),
+        md(distillation_verdict(facts)),
         "## Figures",
         *_figures(facts),
         "## Artifacts",
         *_artifacts(facts),
         "## Licences",
-        _list(*licences(facts)),
-        "The licence of the training images is their publisher's and is not recorded here.",
+        bullets(*licences(facts)),
         "## Intended use",
-        "Image similarity, nearest-neighbour classification from a few examples and linear probes, on phones and small "
-        "boards, for images like those it was trained on.",
+        INTENDED_USE,
         "## Limits",
-        "- Figures hold for the data and protocol named above; images of another kind can be far worse.\n"
-        "- It knows no classes and gives no calibrated confidence.\n"
-        "- What the training images under-represent, the embeddings tell apart less well; this was not audited.\n"
-        "- Artifacts were compared with the float network on the images that artifact.json names; latencies hold for "
-        "the machine named.\n"
-        "- Not for identifying people, nor for decisions about them.",
+        "\n".join(f"- {limit}" for limit in (*LIMITS, _COMPARED)),
     ]
     return "\n\n".join(p for p in parts if p) + "\n"
 
@@ -78,15 +77,15 @@ def _training(facts: Facts) -> list[str]:
         s = stage.student
         teacher = s.get("teacher")
         fingerprint = f" (weights {str(s['teacher_fingerprint'])[:12]})" if s.get("teacher_fingerprint") else ""
-        parts.append(f"**{_md(stage.name)}**" + ("" if stage.done else " (not finished)"))
+        parts.append(f"**{md(stage.name)}**" + ("" if stage.done else " (not finished)"))
         parts.append(
-            _list(
+            bullets(
                 ("method", s.get("method")),
                 ("data", s.get("data") or at(facts.recipe, "data", "source")),
                 ("data fingerprint", s.get("data_fingerprint")),
                 ("teacher", f"{teacher}{fingerprint}" if teacher else None),
                 ("epochs", s.get("epochs")),
-                ("steps", _count(number(s, "steps"))),
+                ("steps", count(number(s, "steps"))),
                 ("seed", s.get("seed")),
             )
         )
@@ -97,10 +96,10 @@ def _figures(facts: Facts) -> list[str]:
     if not facts.knn:
         return [f"kNN: {NOT_MEASURED}."]
     names = {"student": "this model", "pixels": "raw pixels", "untrained": "the same backbone, untrained"}
-    rows = [f"- {_md(names.get(who, who))}: {percent(number(r, 'top1'))} kNN top-1" for who, r in facts.knn.items()]
+    rows = [f"- {md(names.get(who, who))}: {percent(number(r, 'top1'))} kNN top-1" for who, r in facts.knn.items()]
     first = facts.knn.get("student") or next(iter(facts.knn.values()))
     protocol = protocol_text(first)
-    return ["\n".join(rows), _md(protocol[0].upper() + protocol[1:]) + "."]
+    return ["\n".join(rows), md(protocol[0].upper() + protocol[1:]) + "."]
 
 
 def _artifacts(facts: Facts) -> list[str]:
@@ -108,12 +107,12 @@ def _artifacts(facts: Facts) -> list[str]:
         return ["None exported."]
     places = facts.places
     head = ["artifact", "MB", "cosine to float", *(f"{what} on {p.name}" for p in places for what in ("kNN", "p50 ms"))]
-    lines = [f"| {' | '.join(map(_md, head))} |", "|---" * len(head) + "|"]
+    rows = []
     for card in facts.artifacts:
         name = f"{card.get('target')}-{card.get('scheme')}"
         size, cosine = number(card, "bytes"), number(card, "parity", "cosine_mean")
         cells = [
-            _md(name),
+            name,
             "-" if size is None else f"{size / 1e6:.2f}",
             NOT_MEASURED if cosine is None else f"{cosine:.5f}",
         ]
@@ -121,8 +120,10 @@ def _artifacts(facts: Facts) -> list[str]:
             row = next((r for r in place.rows if r.get("artifact") == name), {})
             p50 = None if row.get("emulated") else number(row, "latency_ms", "p50")
             cells += [percent(number(row, "knn_top1")), "-" if p50 is None else f"{p50:.2f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return ["\n".join(lines), *map(_where, places), *_knn_protocols(places)]
+        rows.append(cells)
+    own = "Each artifact has a MODEL_CARD.md of its own: how to feed it, what of it was measured and how."
+    has_own = any(facts.path.glob("artifacts/*/MODEL_CARD.md"))
+    return [table(head, rows), *map(_where, places), *_knn_protocols(places), own if has_own else ""]
 
 
 def _where(place: Place) -> str:
@@ -130,30 +131,10 @@ def _where(place: Place) -> str:
     cpu = at(place.document, "device", "cpu")
     threads = sorted({int(t) for r in place.rows if (t := number(r, "threads")) and not r.get("emulated")})
     on = f", {' or '.join(map(str, threads))} thread{'s' * (threads != [1])}" if threads else ""
-    return f"Latency on {_md(place.name)}: batch 1, {_md(cpu or 'processor unknown')}{on}."
+    return f"Latency on {md(place.name)}: batch 1, {md(cpu or 'processor unknown')}{on}."
 
 
 def _knn_protocols(places: list[Place]) -> list[str]:
     """The bank of a benchmark may be a part of the training split."""
     texts = dict.fromkeys(protocol_text(p.document) for p in places if at(p.document, "protocol"))
-    return [_md(f"kNN in this table: {text}") + "." for text in texts]
-
-
-def _list(*items: tuple[str, Any]) -> str:
-    return "\n".join(f"- {_md(k)}: {_md(v)}" for k, v in items if v is not None)
-
-
-def _count(value: float | None) -> str | None:
-    return None if value is None else f"{int(value):,}"
-
-
-def _unit(value: float | None, unit: str) -> str | None:
-    return None if value is None else f"{value:g} {unit}"
-
-
-def _md(value: Any) -> str:
-    """One line of text that Markdown and HTML leave alone."""
-    text = " ".join(str(value).split())
-    for a, b in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("[", "\\["), ("`", "\\`"), ("*", "\\*")):
-        text = text.replace(a, b)
-    return text
+    return [md(f"kNN in this table: {text}") + "." for text in texts]

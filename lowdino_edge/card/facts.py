@@ -195,9 +195,12 @@ def protocol_text(result: Dict) -> str:
     if not isinstance(p, dict):
         return "protocol unknown"
     weights = f"votes weighted exp(similarity / {p['temperature']})" if p.get("temperature") else "plain nearest"
+    images = f"bank {result.get('n_bank')} training images, {result.get('n_query')} test queries"
+    if p.get("split"):  # not bank and queries of a set's own split
+        images = f"bank {result.get('n_bank')} images, {result.get('n_query')} queries; {p['split']}"
     return (
         f"{p.get('name', 'standard')} protocol: {p.get('image_size')} px, k = {p.get('k')}, {p.get('metric')}, "
-        f"{weights}; bank {result.get('n_bank')} training images, {result.get('n_query')} test queries"
+        f"{weights}; {images}"
     )
 
 
@@ -242,12 +245,23 @@ def pending(facts: Facts) -> list[str]:
 
 
 def licences(facts: Facts) -> list[tuple[str, str]]:
-    """What lies under a licence, and which: the student's architecture, the teacher's weights, the data."""
-    found = [("student architecture", facts.student.get("licence"))]
-    found += [
-        (f"teacher {s.student.get('teacher', '')}".strip(), s.student.get("teacher_licence"))
-        for s in facts.stages
-        if s.student.get("teacher")
-    ]
-    found.append(("lowdino and the report", "Apache-2.0"))
-    return [(what, str(licence) if licence else "not recorded") for what, licence in found]
+    """What lies under a licence, and which: the student's architecture, the data, the teacher's weights."""
+    found = [("student architecture", licence(facts.student.get("licence")))]
+    for card in [s.student for s in facts.stages] or [facts.student]:
+        found += data_and_teacher(card)
+    return [*dict.fromkeys(found), ("lowdino and the report", "Apache-2.0")]
+
+
+def data_and_teacher(card: Dict) -> list[tuple[str, str]]:
+    """The licences of what a student learned from. `card` is student.json, or `origin` of artifact.json."""
+    data, teacher = card.get("data"), card.get("teacher")
+    found = [(f"training data {'' if data is None else data}".strip(), licence(card.get("data_licence")))]
+    if teacher:
+        found.append((f"teacher {teacher}", licence(card.get("teacher_licence"))))
+    return found
+
+
+def licence(value: Any) -> str:
+    """As it is recorded; what nobody recorded has to be looked up before the file is passed on."""
+    known = value is not None and str(value).strip().lower() not in ("", "unknown", "none")
+    return str(value) if known else "unknown: check it"

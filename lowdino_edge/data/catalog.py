@@ -29,9 +29,12 @@ class Wanted:
 
 @dataclass(frozen=True)
 class DatasetSpec:
+    """One row. `licence`: of the images, as their authors state it."""
+
     id: str
     summary: str
     open: Callable[[Wanted], ImageSet]
+    licence: str
 
 
 def _synthetic(w: Wanted) -> ImageSet:
@@ -59,6 +62,9 @@ def _downloaded(w: Wanted) -> ImageSet:
     return open_named(w.id, w.split, root=w.root, download=w.download)
 
 
+_UNSTATED = "none stated by its authors"
+_IMAGENET = "ImageNet's terms: non-commercial research"
+
 DATASETS: dict[str, DatasetSpec] = {
     d.id: d
     for d in (
@@ -66,12 +72,24 @@ DATASETS: dict[str, DatasetSpec] = {
             "synthetic",
             "12 classes of textured shapes, drawn from the seed; synthetic:64, synthetic:4000x48",
             _synthetic,
+            "Apache-2.0: drawn by lowdino",
         ),
-        DatasetSpec("cifar10", "CIFAR-10, 32 px, 50,000 + 10,000 images, 170 MB", _downloaded),
-        DatasetSpec("cifar100", "CIFAR-100, 32 px, 50,000 + 10,000 images, 169 MB", _downloaded),
+        DatasetSpec("cifar10", "CIFAR-10, 32 px, 50,000 + 10,000 images, 170 MB", _downloaded, _UNSTATED),
+        DatasetSpec("cifar100", "CIFAR-100, 32 px, 50,000 + 10,000 images, 169 MB", _downloaded, _UNSTATED),
         DatasetSpec(
-            "imagenette", "10 easy ImageNet classes, shorter side 160 px, 9,469 + 3,925 images, 99 MB", _downloaded
+            "imagenette",
+            "10 easy ImageNet classes, shorter side 160 px, 9,469 + 3,925 images, 99 MB",
+            _downloaded,
+            _IMAGENET,
         ),
-        DatasetSpec("stl10", "STL-10, 96 px, 5,000 + 100,000 unlabelled + 8,000 images, 2.6 GB", _downloaded),
+        DatasetSpec(
+            "stl10", "STL-10, 96 px, 5,000 + 100,000 unlabelled + 8,000 images, 2.6 GB", _downloaded, _IMAGENET
+        ),
     )
 }
+
+
+def licence_of(source: str) -> str | None:
+    """Licence of a named set's images; None for a folder of the user's own."""
+    name = source.partition(":")[0]
+    return DATASETS[name].licence if name in DATASETS and not Path(source).is_dir() else None

@@ -1,17 +1,19 @@
 """What lowdino exports to: one row a target, one file a row. Importing this loads no torch and no converter.
 
-Every target's module offers `lower(student, scheme, calibration, path) -> dict`: it writes the model file at `path` and
-returns what artifact.json says about it: `input`, `output`, `delegation`, `toolchain`, and `note` where there is
-something to say. The student is copied, put into eval mode and never changed; normalisation stays inside the graph.
+Every target's module offers `lower(source, scheme, path) -> dict`: it writes the model file at `path` and returns what
+artifact.json says about it: `input`, `output`, `delegation`, `toolchain`, and `note` where there is something to say.
+Modules that offer w8a8 have a `STYLE`: how their runtime wants its integers. Normalisation stays inside the graph.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
-from lowdino_edge.errors import UserError, unknown
+from lowdino_edge.errors import UserError, missing_extra, unknown
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class TargetSpec:
         runtime: key of `lowdino_edge.runtimes.RUNTIMES` that runs the file.
         extra: the optional dependency group of pyproject.toml that brings converter and runtime.
         load: imports the module that holds `lower`.
+        unproven: why nothing on a build machine can run the file; None where it is run and proven. `all` leaves
+            unproven targets out.
     """
 
     id: str
@@ -33,6 +37,7 @@ class TargetSpec:
     extra: str
     summary: str
     load: Callable[[], ModuleType]
+    unproven: str | None = None
 
 
 def _onnx() -> ModuleType:
@@ -59,23 +64,89 @@ def _tflite() -> ModuleType:
     return tflite
 
 
-_FOUR = ("none", "fp16", "w8", "w8a8")
+def _coreai() -> ModuleType:
+    from lowdino_edge.export import coreai
+
+    return coreai
+
+
+def _executorch_coreml() -> Any:
+    from lowdino_edge.export.delegates import Coreml
+
+    return Coreml
+
+
+def _executorch_vulkan() -> Any:
+    from lowdino_edge.export.delegates import Vulkan
+
+    return Vulkan
+
+
+_ONNX = ("none", "fp16", "w8", "dynamic", "w8a8")
+_EXECUTORCH = ("none", "dynamic", "w8a8")
+_COREML = ("none", "fp16", "w8", "p6", "p4", "w8a8")
+_TFLITE = ("none", "fp16", "w8", "w8a8")
 _ROWS = (
-    TargetSpec("onnx", ".onnx", ("none", "fp16", "w8a8"), "onnx", "onnx", "ONNX Runtime: desktop, server, web", _onnx),
-    TargetSpec("executorch", ".pte", ("none", "w8a8"), "executorch", "executorch", "XNNPACK: phones", _executorch),
-    TargetSpec("coreml", ".mlpackage", _FOUR, "coreml", "coreml", "Core ML mlprogram: iOS, macOS", _coreml),
-    TargetSpec("tflite", ".tflite", _FOUR, "tflite", "tflite", "LiteRT: Android, web", _tflite),
+    TargetSpec("onnx", ".onnx", _ONNX, "onnx", "onnx", "ONNX Runtime: desktop, server, web", _onnx),
+    TargetSpec("executorch", ".pte", _EXECUTORCH, "executorch", "executorch", "XNNPACK: phones", _executorch),
+    TargetSpec("coreml", ".mlpackage", _COREML, "coreml", "coreml", "Core ML mlprogram: iOS, macOS", _coreml),
+    TargetSpec("tflite", ".tflite", _TFLITE, "tflite", "tflite", "LiteRT: Android, web", _tflite),
+    TargetSpec(
+        "coreai",
+        ".aimodel",
+        ("none", "fp16"),
+        "coreai",
+        "coreai",
+        "Core AI: iOS 27, macOS 27; experimental",
+        _coreai,
+        unproven="only iOS 27 and macOS 27 run Core AI's .aimodel",
+    ),
+    TargetSpec(
+        "executorch-coreml",
+        ".pte",
+        ("none", "fp16"),
+        "executorch-coreml",
+        "executorch",
+        "ExecuTorch on Core ML: iOS, macOS; experimental",
+        _executorch_coreml,
+        unproven="only Apple devices run ExecuTorch's Core ML delegate",
+    ),
+    TargetSpec(
+        "executorch-vulkan",
+        ".pte",
+        ("none", "fp16"),
+        "executorch-vulkan",
+        "executorch",
+        "ExecuTorch on Vulkan: GPUs of Android phones; experimental",
+        _executorch_vulkan,
+        unproven="executorch's Python packages hold no Vulkan delegate; an app built with it runs the file",
+    ),
 )
+# What converting and running import, by extra.
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "executorch": ("executorch", "torchao"),
+    "coreml": ("coremltools",),
+    "tflite": ("litert_torch", "ai_edge_quantizer", "ai_edge_litert"),
+    "coreai": ("coreai_torch",),
+}
 TARGETS: dict[str, TargetSpec] = {row.id: row for row in _ROWS}
 
 SCHEMES: dict[str, str] = {
     "none": "float as trained",
     "fp16": "16-bit float weights",
-    "w8": "8-bit integer weights, float activations",
+    "w8": "8-bit integer weights, activations float (tflite: quantized as they come)",
+    "dynamic": "8-bit integer weights, what enters a linear layer is quantized as it comes",
+    "p6": "weights as one of 64 values (6-bit palette)",
+    "p4": "weights as one of 16 values (4-bit palette)",
     "w8a8": "8-bit integer weights and activations, ranges from calibration images",
 }
 
-SCHEME_ALIASES = {"int8": "w8a8", "fp32": "none", "float": "none", "float32": "none", "half": "fp16", "float16": "fp16"}
+SCHEME_ALIASES = {
+    "int8": "w8a8", "fp32": "none", "float": "none", "float32": "none", "half": "fp16", "float16": "fp16",
+    "w6": "p6", "w4": "p4", "palettize6": "p6", "palettize4": "p4", "static": "w8a8",
+}  # fmt: skip
+EXACT = ("none", "fp16")  # schemes that quantize nothing
 
 
 TARGET_ALIASES = {"ort": "onnx", "pte": "executorch", "mlpackage": "coreml", "mlprogram": "coreml", "litert": "tflite"}
@@ -95,6 +166,17 @@ def canonical_scheme(name: str) -> str:
     if plain not in SCHEMES:
         raise unknown("scheme", name, [*SCHEMES, *SCHEME_ALIASES])
     return plain
+
+
+def need_packages(spec: TargetSpec) -> None:
+    """Raises `UserError`, the extra named, where a converter is missing: before any work, and without loading it."""
+    for name in PACKAGES[spec.extra]:
+        try:
+            found = importlib.util.find_spec(name)
+        except ImportError:
+            found = None
+        if found is None:
+            raise missing_extra(name, spec.extra)
 
 
 def check_scheme(target: str, scheme: str) -> tuple[TargetSpec, str]:

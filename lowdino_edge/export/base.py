@@ -1,82 +1,71 @@
-"""What the converters share: a frozen copy of the student, silence, and errors that name operator and module."""
+"""What the converters share: what they are given, silence, and errors that name operator and module."""
 
 from __future__ import annotations
 
-import copy
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx
 
 from lowdino_edge.errors import UserError
+from lowdino_edge.export.known import nearest
+from lowdino_edge.quant.prepare import CONVOLUTIONS, Network, calls, example
+from lowdino_edge.quant.search import Decision
 from lowdino_edge.quiet import quiet as quiet
 
 INPUT, OUTPUT = "image", "embedding"
 
 
-def frozen(student: nn.Module) -> nn.Module:
-    """A copy on the CPU in eval mode, without gradients, running statistics fixed; `student` itself stays as it is."""
-    model = copy.deepcopy(student).cpu().eval()
-    for p in model.parameters():
-        p.requires_grad_(False)
-    return model
+@dataclass(frozen=True)
+class Source:
+    """What a converter gets: the network, ready to be traced, and what it may need to know of it.
 
-
-def example(student: Any) -> Tensor:
-    """One grey image (1, 3, H, W) in [0, 1]: what the converters trace with."""
-    size = student.preprocess.image_size
-    return torch.full((1, 3, size, size), 0.5)
-
-
-def trace(student: Any) -> Any:
-    """`torch.export` of a frozen copy: one image in, one embedding out. Keeps the path of every module."""
-    return torch.export.export(frozen(student), (example(student),))
-
-
-def pooled(program: Any) -> fx.GraphModule:
-    """The program's graph with its averages in the forms that the converters know. Same numbers.
-
-    Global means keep their two axes and are flattened afterwards: XNNPACK takes only this form, and the LiteRT
-    converter would transpose the map. Average pools whose windows fit exactly lose `ceil_mode`, which XNNPACK refuses.
+    Attributes:
+        student: for its id, embed_dim and preprocess.
+        network: prepared (`quant.prepare`): the float graph.
+        decision: for w8a8: which layers are int8, and by which ranges; None for every other scheme.
+        options: what the user asked of a target, such as `{"deployment_target": "iOS17"}`.
     """
-    module = program.module(check_guards=False)
-    for node in list(module.graph.nodes):
-        if node.op != "call_function":
-            continue
-        if node.target == torch.ops.aten.mean.dim:
-            _keep_axes(module, node)
-        elif node.target == torch.ops.aten.avg_pool2d.default:
-            _drop_ceil_mode(node)
-    return fx.GraphModule(module, module.graph)  # a plain module again: exported ones refuse .eval()
+
+    student: Any
+    network: Network
+    decision: Decision | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def module(self) -> fx.GraphModule:
+        """(1, 3, H, W) -> (1, D): with quantize and dequantize nodes where something was decided."""
+        return self.network.module if self.decision is None else self.decision.graph()
+
+    def program(self) -> Any:
+        """`module` as torch.export's program."""
+        with torch.no_grad():
+            return torch.export.export(self.module(), (example(self.network.size),))
+
+    def convolutions(self) -> tuple[int, int]:
+        """How many convolutions there are, and how many of them shall be int8."""
+        nodes = calls(self.network.module, *CONVOLUTIONS)
+        return len(nodes), sum(n.name in self.decision.int8 for n in nodes) if self.decision else 0
 
 
-def _keep_axes(module: Any, node: fx.Node) -> None:
-    """mean(x, (2, 3)) -> flatten(mean(x, (2, 3), keepdim=True))."""
-    image = node.args[0].meta.get("val") if isinstance(node.args[0], fx.Node) else None
-    if len(node.args) != 2 or node.kwargs or image is None or image.dim() != 4:
-        return
-    if sorted(int(d) % 4 for d in node.args[1]) != [2, 3]:  # type: ignore[union-attr, arg-type]
-        return
-    with module.graph.inserting_after(node):
-        flat = module.graph.call_function(torch.ops.aten.flatten.using_ints, (node, 1))
-    node.replace_all_uses_with(flat, delete_user_cb=lambda user: user is not flat)
-    node.args = (*node.args, True)
+def int8_card(source: Source, total: int, left: list[str], target: str) -> dict[str, Any]:
+    """`quantization` of artifact.json, once the file was counted.
 
+    Args:
+        total: convolutions in the file.
+        left: those of them that are not int8.
 
-def _drop_ceil_mode(node: fx.Node) -> None:
-    """avg_pool2d(x, kernel, stride, padding, ceil_mode, ...): rounding up changes nothing where windows fit."""
-    args = [*node.args, *([], 0, False)[len(node.args) - 2 :]] if len(node.args) < 5 else list(node.args)
-    image, kernel, stride, padding, ceil_mode = args[:5]
-    if not ceil_mode or node.kwargs or not isinstance(image, fx.Node) or image.meta.get("val") is None:
-        return
-    unpadded = padding == 0 or all(p == 0 for p in padding)  # type: ignore[union-attr]
-    sizes = image.meta["val"].shape[-2:]
-    steps = stride or kernel
-    fits = all((n - k) % s == 0 for n, k, s in zip(sizes, kernel, steps, strict=True))  # type: ignore[arg-type]
-    if unpadded and fits:
-        node.args = (image, kernel, stride, padding, False, *args[5:])
+    Raises:
+        UserError: the file holds more float convolutions than were decided, or none that is int8.
+    """
+    assert source.decision is not None
+    expected = source.convolutions()[1]
+    if total - len(left) < expected or not expected:
+        raise not_int8(target, source.student, left, total)
+    return {**source.decision.to_dict(), "convolutions_int8": total - len(left), "convolutions": total}
 
 
 def io_card(student: Any, *, layout: str = "NCHW") -> dict[str, Any]:
@@ -136,23 +125,22 @@ def conversion_error(target: str, scheme: str, student: Any, error: Exception, p
     else:
         lines = str(error).strip().splitlines() or [""]
         what += f": {type(error).__name__}: {lines[0][:200]}"
-    if scheme == "none":
-        hint = "try another target, or student mobilenetv4_conv_small, which converts to all; --debug shows the cause"
-    else:
-        hint = f"try --target {target} --quantize none, or student mobilenetv4_conv_small; --debug shows the cause"
-    return UserError(what, hint)
+    return UserError(what, f"{_way_out(target, scheme, student)}; --debug shows the cause")
 
 
-def not_int8(target: str, student: Any, left: list[str], total: int) -> UserError:
-    """The error for a w8a8 file that holds float convolutions, or none that could be recognised as int8."""
-    named = f"left {len(left)} of {total} convolutions of '{student.id}' in float: {', '.join(left[:5])}"
-    return UserError(
-        f"{target} {named}" if left else f"the {target} file of '{student.id}' holds no convolution, so none is int8",
-        f"use --target {target} --quantize none, or a convolutional student such as mobilenetv4_conv_small",
-    )
+def not_int8(target: str, student: Any, left: list[str], total: int, kind: str = "convolutions") -> UserError:
+    """The error for a file whose scheme says int8 and that holds float layers, or none that could be recognised.
+
+    Args:
+        kind: what was counted, in the plural.
+    """
+    named = f"left {len(left)} of {total} {kind} of '{student.id}' in float: {', '.join(left[:5])}"
+    none = f"the {target} file of '{student.id}' holds no {kind.removesuffix('s')}, so none is int8"
+    return UserError(f"{target} {named}" if left else none, _way_out(target, "w8a8", student))
 
 
-def need_calibration(calibration: Any, scheme: str) -> None:
-    """Raises `UserError` where a scheme chooses ranges and there are no images to choose them from."""
-    if calibration is None or len(calibration.images_NCHW) == 0:
-        raise UserError(f"{scheme} needs calibration images", "name some with --calibration SRC")
+def _way_out(target: str, scheme: str, student: Any) -> str:
+    """A scheme or target that may work, and the nearest student that is known to."""
+    other = nearest(target, scheme, student.id, sum(p.numel() for p in student.parameters()))
+    way = "try another target" if scheme == "none" else f"try --target {target} --quantize none"
+    return f"{way}, or student {other}, which converts to {target}" if other else way

@@ -1,8 +1,7 @@
-"""ONNX: float, fp16 weights, and static int8 in QDQ form with per-channel weights."""
+"""ONNX: float, fp16 or int8 weights, int8 linear layers, and static int8 in QDQ form with per-channel weights."""
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,18 @@ import torch
 
 from lowdino_edge.errors import missing_extra
 from lowdino_edge.export import base
-from lowdino_edge.quant.calibration import singles
-from lowdino_edge.types import Calibration
+from lowdino_edge.export.base import Source
+from lowdino_edge.export.onnx_weights import int8_weights, layers
+from lowdino_edge.quant.static import Style
 
 OPSET = 18
+# 7 bits: x86 kernels without VNNI add pairs of products in 16 bits, and 8-bit weights would saturate there: the same
+# file would be right on one CPU and wrong on another.
+STYLE = Style(weight_max=63)
+WEIGHT_ONLY = ("w8", "dynamic")
 
 
-def lower(student: Any, scheme: str, calibration: Calibration | None, path: Path) -> dict[str, Any]:
+def lower(source: Source, scheme: str, path: Path) -> dict[str, Any]:
     """Writes `path`. Input "image" (1, 3, H, W) float32 RGB in [0, 1], output "embedding" (1, D) float32.
 
     Raises:
@@ -25,43 +29,39 @@ def lower(student: Any, scheme: str, calibration: Calibration | None, path: Path
     """
     try:
         import onnx
-        import onnxruntime  # noqa: F401  its quantizer and its fp16 pass
+        import onnxruntime  # noqa: F401 - what runs it
         import onnxscript  # noqa: F401
     except ImportError as e:
         raise missing_extra(e.name or "onnx", "onnx") from None
-    if scheme == "w8a8":
-        base.need_calibration(calibration, scheme)
-    program: Any = None
     try:
-        with base.quiet(), tempfile.TemporaryDirectory(dir=path.parent, prefix=".onnx") as tmp:
-            program = base.trace(student)
-            model = _float_model(program)
+        with base.quiet():
+            model = _model(source.program())
             if scheme == "fp16":
                 _half_weights(model)
-            elif scheme == "w8a8":
-                assert calibration is not None
-                model = _int8(model, calibration, Path(tmp))
+            elif scheme in WEIGHT_ONLY:
+                int8_weights(model, dynamic=scheme == "dynamic")
             onnx.checker.check_model(model, full_check=True)
     except Exception as e:
-        raise base.conversion_error("onnx", scheme, student, e, program) from e
+        raise base.conversion_error("onnx", scheme, source.student, e, source.network.program) from e
     card = {
-        **base.io_card(student),
+        **base.io_card(source.student),
         "delegation": {"coverage": 1.0, "delegated": len(model.graph.node), "left": [], "to": "CPUExecutionProvider"},
         "toolchain": base.versions("torch", "onnx", "onnxscript", "onnxruntime"),
         "opset": OPSET,
     }
     if scheme == "w8a8":
-        total, left = float_convolutions(model)
-        if left or not total:
-            raise base.not_int8("onnx", student, left, total)
-        card["quantization"] = {"convolutions_int8": total, "weight_bits": 7, "per_channel": True, "ranges": "min-max"}
+        card["quantization"] = base.int8_card(source, *float_convolutions(model), "onnx")
         card["note"] = "int8 weights span 7 bits, so that CPUs without VNNI do not saturate"
+    elif scheme in WEIGHT_ONLY:
+        card["quantization"] = _weights_card(source, model)
+        if scheme == "dynamic" and card["quantization"]["activations"] == "float":
+            card["note"] = "there is no linear layer to compute in integers: the file is that of w8"
     path.write_bytes(model.SerializeToString())
     return card
 
 
-def _float_model(program: Any) -> Any:
-    """The ONNX ModelProto of a traced student, weights inside."""
+def _model(program: Any) -> Any:
+    """The ONNX ModelProto of a traced network, weights inside."""
     exported = torch.onnx.export(
         program,
         dynamo=True,
@@ -71,7 +71,10 @@ def _float_model(program: Any) -> Any:
         verbose=False,
     )
     assert exported is not None
-    return exported.model_proto
+    model = exported.model_proto
+    for part in (*model.graph.node, *model.graph.value_info):  # where in torch it came from: a fifth of an int8 file
+        del part.metadata_props[:]
+    return model
 
 
 def _half_weights(model: Any) -> None:
@@ -98,46 +101,23 @@ def _half_weights(model: Any) -> None:
     model.graph.node.extend(nodes)
 
 
-def _int8(model: Any, calibration: Calibration, tmp: Path) -> Any:
-    """Static QDQ: int8 activations, per-channel int8 weights, plain min-max ranges.
+def _weights_card(source: Source, model: Any) -> dict[str, Any]:
+    """`quantization` of artifact.json for w8 and dynamic.
 
-    `reduce_range` keeps weights to 7 bits. On x86 without VNNI the 8-bit kernels add pairs of products in 16 bits and
-    saturate: the same file would be right on one CPU and wrong on another.
+    Raises:
+        UserError: layers whose weights are not int8, or no layer at all.
     """
-    import onnx
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    plain, fused, quantized = tmp / "float.onnx", tmp / "fused.onnx", tmp / "int8.onnx"
-    onnx.save(model, plain)
-    quant_pre_process(str(plain), str(fused))
-    quantize_static(
-        str(fused),
-        str(quantized),
-        _Reader(calibration),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        reduce_range=True,
-        activation_type=QuantType.QInt8,
-        weight_type=QuantType.QInt8,
-        calibrate_method=CalibrationMethod.MinMax,
-    )
-    return onnx.load(quantized)
-
-
-class _Reader:
-    """onnxruntime's CalibrationDataReader: a dict for each image, then None."""
-
-    def __init__(self, calibration: Calibration) -> None:
-        self.calibration = calibration
-        self.rewind()
-
-    def get_next(self) -> dict[str, Any] | None:
-        image = next(self.images, None)
-        return None if image is None else {base.INPUT: image}
-
-    def rewind(self) -> None:
-        self.images = singles(self.calibration)
+    found, left = layers(model)
+    total = found["convolutions"] + found["linears"]
+    if left or not total:
+        raise base.not_int8("onnx", source.student, left, total + len(left), "layers")
+    return {
+        "weight_bits": 8,
+        "per_channel": True,
+        "convolutions_int8": found["convolutions"],
+        "linears_int8": found["linears"],
+        "activations": f"dynamic in {found['dynamic']} linear layers" if found["dynamic"] else "float",
+    }
 
 
 def float_convolutions(model: Any) -> tuple[int, list[str]]:

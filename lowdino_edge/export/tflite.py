@@ -5,20 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lowdino_edge.errors import missing_extra
 from lowdino_edge.export import base
-from lowdino_edge.quant.calibration import singles
-from lowdino_edge.types import Calibration
+from lowdino_edge.export.base import Source
+from lowdino_edge.quant.static import Style
 
+STYLE = Style(constant_weights=False)
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
-_SIGNATURE = "serving_default"
 
 
-def lower(student: Any, scheme: str, calibration: Calibration | None, path: Path) -> dict[str, Any]:
+def lower(source: Source, scheme: str, path: Path) -> dict[str, Any]:
     """Writes `path`. Input "image" (1, H, W, 3) float32 RGB in [0, 1], output "embedding" (1, D) float32.
 
     Integer files take and give float too: LiteRT.js wants that, and no app handles scales and zero points.
@@ -33,31 +32,25 @@ def lower(student: Any, scheme: str, calibration: Calibration | None, path: Path
             import litert_torch  # noqa: F401
     except ImportError as e:
         raise missing_extra(e.name or "litert-torch", "tflite") from None
-    if scheme == "w8a8":
-        base.need_calibration(calibration, scheme)
-    program: Any = None
     try:
         with base.quiet():
-            program = base.trace(student)
-            model = _float_model(program, student.preprocess.image_size)
-            if scheme != "none":
-                model = _quantized(model, scheme, calibration)
+            model = _model(source.module(), source.network.size, static=scheme == "w8a8")
+            if scheme == "w8a8":
+                model = float_ends(model)
+            elif scheme != "none":
+                model = _quantized(model, scheme)
             operators = operator_types(model)
     except Exception as e:
-        raise base.conversion_error("tflite", scheme, student, e, program) from e
+        raise base.conversion_error("tflite", scheme, source.student, e, source.network.program) from e
     card = {
-        **base.io_card(student, layout="NHWC"),
+        **base.io_card(source.student, layout="NHWC"),
         "delegation": _delegation(operators),
         "toolchain": base.versions("torch", "litert-torch", "ai-edge-quantizer", "ai-edge-litert"),
     }
     if scheme == "w8a8":
         convs = [op for op in operators if op[0] in _CONVOLUTIONS]
         left = [f"{name} #{i}" for i, (name, types) in enumerate(convs) if types[:2] != ["INT8", "INT8"]]
-        if left or not convs:
-            raise base.not_int8("tflite", student, left, len(convs))
-        card["quantization"] = {
-            "convolutions_int8": len(convs), "weight_bits": 8, "per_channel": True, "ranges": "min-max"
-        }  # fmt: skip
+        card["quantization"] = base.int8_card(source, len(convs), left, "tflite")
     path.write_bytes(model)
     return card
 
@@ -73,21 +66,25 @@ class _Nhwc(nn.Module):
         return {base.OUTPUT: self.net(image.permute(0, 3, 1, 2))}
 
 
-def _float_model(program: Any, size: int) -> bytes:
+def _model(module: nn.Module, size: int, *, static: bool) -> bytes:
+    """The flatbuffer of a network; with `static`, quantize and dequantize nodes become integer operators."""
     import litert_torch
+    from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
+    from litert_torch.quantize.quant_config import QuantConfig
 
-    nhwc = _Nhwc(base.pooled(program)).eval()
-    edge = litert_torch.convert(nhwc, sample_kwargs={base.INPUT: torch.full((1, size, size, 3), 0.5)})
+    config = None
+    if static:  # which quantizer is named says nothing but that there are such nodes
+        config = QuantConfig(PT2EQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True)))
+    image = {base.INPUT: torch.full((1, size, size, 3), 0.5)}
+    edge = litert_torch.convert(_Nhwc(module).eval(), sample_kwargs=image, quant_config=config)
     return bytes(edge.model_content())
 
 
-def _quantized(model: bytes, scheme: str, calibration: Calibration | None) -> bytes:
+def _quantized(model: bytes, scheme: str) -> bytes:
     from ai_edge_quantizer import quantizer
 
-    rules = _rules(scheme)
-    q = quantizer.Quantizer(model, rules.get_quantization_recipe())
-    ranges = _ranges(model, rules, calibration) if calibration is not None and scheme == "w8a8" else None
-    content = q.quantize(ranges, enable_progress_bar=False, enable_progress_report=False).quantized_model
+    q = quantizer.Quantizer(model, _rules(scheme).get_quantization_recipe())
+    content = q.quantize(None, enable_progress_bar=False, enable_progress_report=False).quantized_model
     assert content is not None
     return bytes(content)
 
@@ -104,25 +101,56 @@ def _rules(scheme: str) -> Any:
             weight_tensor_config=half, compute_precision=qtyping.ComputePrecision.FLOAT, explicit_dequantize=True
         )
         rules.add_quantization_config(".*", everything, config, algorithm_manager.AlgorithmName.FLOAT_CASTING)
-    elif scheme == "w8":
-        rules.add_dynamic_config(".*", everything, num_bits=8)
     else:
-        rules.add_static_config(".*", everything, activation_num_bits=8, weight_num_bits=8)
-        for end in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
-            rules.add_quantization_config(".*", end, None, algorithm_manager.AlgorithmName.NO_QUANTIZE)
+        rules.add_dynamic_config(".*", everything, num_bits=8)
     return rules
 
 
-def _ranges(model: bytes, rules: Any, calibration: Calibration) -> Any:
-    """Smallest and largest value of every activation over the images. The quantizer's own moving average of them cuts
-    the tails off."""
-    from ai_edge_quantizer import calibrator
-    from ai_edge_quantizer.utils import qsv_utils
+def float_ends(model: bytes) -> bytes:
+    """The converter lets integers in and out where the first or the last operator takes or gives them: quantize and
+    dequantize are put back there, so that the file takes and gives float."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
 
-    images = [{base.INPUT: np.ascontiguousarray(x.transpose(0, 2, 3, 1))} for x in singles(calibration)]
-    c = calibrator.Calibrator(model, num_threads=1, qsv_update_func=qsv_utils.min_max_update)
-    c.calibrate({_SIGNATURE: images}, rules)
-    return c.get_model_qsvs()
+    root = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
+    graph, code = root.subgraphs[0], schema.BuiltinOperator
+    ends = ((graph.inputs, "inputs", code.QUANTIZE), (graph.outputs, "outputs", code.DEQUANTIZE))
+    for indices, kind, builtin in ends:
+        for i, inner in enumerate(list(indices)):
+            if graph.tensors[inner].type != schema.TensorType.INT8:
+                continue
+            outer = _float_twin(graph, root, inner, schema)
+            op = schema.OperatorT()
+            op.opcodeIndex = _operator_code(root, builtin, schema)
+            op.inputs, op.outputs = ([outer], [inner]) if kind == "inputs" else ([inner], [outer])
+            graph.operators = [op, *graph.operators] if kind == "inputs" else [*graph.operators, op]
+            indices[i] = outer
+            for signature in root.signatureDefs:
+                for entry in getattr(signature, kind):
+                    entry.tensorIndex = outer if entry.tensorIndex == inner else entry.tensorIndex
+    builder = flatbuffers.Builder(len(model))
+    builder.Finish(root.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def _float_twin(graph: Any, root: Any, index: int, schema: Any) -> int:
+    """A new float tensor of the same shape, which takes over the name; returns its index."""
+    inner, outer = graph.tensors[index], schema.TensorT()
+    outer.name, outer.shape, outer.shapeSignature = inner.name, inner.shape, inner.shapeSignature
+    outer.type, outer.buffer = schema.TensorType.FLOAT32, 0
+    inner.name = bytes(inner.name) + b"_int8"
+    graph.tensors.append(outer)
+    return len(graph.tensors) - 1
+
+
+def _operator_code(root: Any, builtin: int, schema: Any) -> int:
+    for i, known in enumerate(root.operatorCodes):
+        if max(known.builtinCode, known.deprecatedBuiltinCode) == builtin:
+            return i
+    code = schema.OperatorCodeT()
+    code.builtinCode, code.deprecatedBuiltinCode, code.version = builtin, min(builtin, 127), 1
+    root.operatorCodes.append(code)
+    return len(root.operatorCodes) - 1
 
 
 def operator_types(model: bytes) -> list[tuple[str, list[str]]]:

@@ -30,7 +30,7 @@ def calibration_from(images_NCHW: Float, source: str, *, limit: int = ENOUGH, se
             f"calibration images lie in [{low:.3g}, {high:.3g}]",
             "give RGB in [0, 1], without mean and standard deviation",
         )
-    return Calibration(x, source, {"ranges": "min-max"})
+    return Calibration(x, source)
 
 
 def singles(calibration: Calibration) -> Iterator[Float]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lowdino_edge.card.facts import Dict, Facts, Place, at, number, protocol_text
+from lowdino_edge.card.facts import NOT_MEASURED, Dict, Facts, Place, at, number, protocol_text
+from lowdino_edge.report.exported import decisions
 from lowdino_edge.report.page import missing, para, section, table
 from lowdino_edge.report.pareto import failures
 
@@ -28,13 +29,15 @@ def artifact_table(facts: Facts) -> str:
         hint = "None exported: `lowdino export RUN --target all` does it."
         return section("Artifacts", *refused, missing("Artifacts", hint))
     if len(places) <= 1 and cards:
-        return section("Artifacts", _merged(facts, places, names, cards), *refused, *_notes(places, True))
+        return section(
+            "Artifacts", _merged(facts, places, names, cards), *refused, *_notes(places, True), *decisions(cards)
+        )
     files = _files(facts, cards) if cards else ""
     title = "Artifacts" if cards else ""
     return "\n".join(
         part
         for part in (
-            section(title, files, *refused, *_notes([], True)) if cards or refused else "",
+            section(title, files, *refused, *_notes([], True), *decisions(cards)) if cards or refused else "",
             section("On the devices", _by_place(places, names), *_notes(places, False)),
         )
         if part
@@ -86,7 +89,8 @@ def _timing(name: str, row: Dict, compared: bool) -> list[Cell]:
 
 
 def _proof(card: Dict, row: Dict) -> str:
-    return str(at(card, "parity", "method") or row.get("runtime") or _DASH)
+    nothing = NOT_MEASURED if at(card, "parity", "reason") else _DASH
+    return str(at(card, "parity", "method") or row.get("runtime") or nothing)
 
 
 def _by_place(places: list[Place], names: list[str]) -> str:
@@ -183,7 +187,7 @@ def _float_bytes(facts: Facts, card: Dict) -> float | None:
 
 
 def _share(size: float | None, base: float | None) -> str:
-    return f"{size / base:.2f}x" if size is not None and base else _DASH
+    return f"{100 * size / base:.0f}%" if size is not None and base else _DASH
 
 
 def _num(value: float | None, scale: float = 1.0, digits: int = 2) -> str:

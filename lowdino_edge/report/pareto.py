@@ -66,14 +66,14 @@ def _bubble(row: Dict, on_front: bool) -> Bubble | None:
     high = c.ms if p90 is None else p90
     tip = f"{c.name}: kNN {100 * c.accuracy:.2f}%, p50 {c.ms:.2f} ms, p90 {high:.2f} ms, {c.bytes / 1e6:.2f} MB"
     name = c.name.replace("-none", "").replace("pytorch", "PyTorch")
-    quantized = row.get("scheme") in ("w8", "w8a8")
+    quantized = row.get("scheme") not in ("none", "fp16")
     return Bubble(name, c.ms, 100 * c.accuracy, c.bytes, colour(row), quantized, on_front, tip, high)
 
 
 def _legend(bubbles: list[Bubble]) -> str:
     targets = {c: t for t, c in TARGETS.items()}
     keys = [(targets.get(c, "PyTorch"), f"swatch c{c}") for c in sorted({b.colour for b in bubbles})]
-    keys += [("integer weights", "swatch c4 hollow")] if any(b.hollow for b in bubbles) else []
+    keys += [("weights of 8 bits or fewer", "swatch c4 hollow")] if any(b.hollow for b in bubbles) else []
     keys.append(("within one standard error of the best kNN", "swatch band"))
     spans = "".join(f'<span class="key"><i class="{kind}"></i>{name}</span>' for name, kind in keys)
     words = "area: size", "whisker: p50 to p90", "outlined, bold: on the front"
@@ -100,8 +100,7 @@ def _notes(place: Place) -> list[str]:
         f"Timed alone on {here}, so not in the chart: {_names(timed)}. kNN there was not measured." if timed else "",
         *_not_measured(place),
         *_throttled(place),
-        *(f"{r.get('artifact')} on {here}: {_sentence(n)}" for r in rows for n in _row_notes(r)),
-        _int8(place),
+        *_row_notes(rows, here),
     ]
     return [n for n in notes if n]
 
@@ -126,9 +125,14 @@ def _not_measured(place: Place) -> list[str]:
     return [f"Not measured on {place.name}: {', '.join(names)}: {why}." for why, names in by_reason.items()]
 
 
-def _row_notes(row: Dict) -> list[str]:
-    found = row.get("notes")
-    return [str(n) for n in found if n] if isinstance(found, list) else []
+def _row_notes(rows: list[Dict], here: str) -> list[str]:
+    """What the benchmark noted of single rows, such as int8 that is slower than float and why; a line a note."""
+    same: dict[str, list[str]] = {}
+    for row in rows:
+        found = row.get("notes")
+        for note in dict.fromkeys(str(n) for n in found if n) if isinstance(found, list) else ():
+            same.setdefault(note, []).append(str(row.get("artifact")))
+    return [f"{', '.join(names)} on {here}: {_sentence(note)}" for note, names in same.items()]
 
 
 def _sentence(text: str) -> str:
@@ -142,30 +146,6 @@ def _undecided(places: list[Place]) -> list[str]:
         return []
     names = [p.name for p in places if not p.is_target]
     return [f"What to ship is decided on the devices it goes to, not on {' or '.join(names)}."] if names else []
-
-
-def _int8(place: Place) -> str:
-    """Said only where it was measured: integer files that are no faster here, and what the CPU has for them."""
-    slow = []
-    for row in (r for r in place.rows if r.get("scheme") == "w8a8" and not r.get("emulated")):
-        head, _, tail = str(row.get("artifact")).rpartition("w8a8")
-        base = next((r for r in place.rows if r.get("artifact") == f"{head}none{tail}"), None)
-        a, b = number(row, "latency_ms", "p50"), number(base, "latency_ms", "p50")
-        if a is not None and b is not None and a > 0.95 * b:
-            slow.append(f"{head.removesuffix('-')}{tail} ({a:.2f} against {b:.2f} ms)")
-    if not slow:
-        return ""
-    dot = at(place.document, "device", "int8_dot")
-    if not isinstance(dot, list):
-        cpu = "Which int8 instructions this CPU has is not known."
-    elif dot:
-        cpu = (
-            f"This CPU has int8 dot products ({', '.join(map(str, dot))}); so small a network may not be bound by them."
-        )
-    else:
-        cpu = "This CPU lacks int8 dot products (VNNI on x86, dotprod on ARM)."
-    elsewhere = "" if place.name != "host" else " Phones' NPUs and DSPs are another matter."
-    return f"int8 is not faster than float on {place.name} for {', '.join(slow)}. {cpu}{elsewhere}"
 
 
 def _throttled(place: Place) -> list[str]:

@@ -40,11 +40,35 @@ def _tflite(artifact: Artifact, threads: int) -> Encoder:
     return tflite.load(artifact.file, artifact.card, threads)
 
 
+def _coreai(artifact: Artifact, threads: int) -> Encoder:
+    raise UserError(
+        f"nothing here runs '{artifact.file}': Core AI's .aimodel runs on iOS 27 and macOS 27 alone",
+        f"run {artifact.file.name} in an app on such a device, or use --target coreml, which is proven here",
+    )
+
+
+def _executorch_coreml(artifact: Artifact, threads: int) -> Encoder:
+    raise UserError(
+        f"nothing here runs '{artifact.file}': ExecuTorch's Core ML delegate runs on Apple devices alone",
+        f"run {artifact.file.name} in an app on such a device, or use --target coreml, which is proven here",
+    )
+
+
+def _executorch_vulkan(artifact: Artifact, threads: int) -> Encoder:
+    raise UserError(
+        f"nothing here runs '{artifact.file}': executorch's Python packages hold no Vulkan delegate",
+        f"run {artifact.file.name} in an app built with it, or use --target executorch, which is proven here",
+    )
+
+
 RUNTIMES: dict[str, Callable[[Artifact, int], Encoder]] = {
     "onnx": _onnx,
     "executorch": _executorch,
     "coreml": _coreml,
     "tflite": _tflite,
+    "coreai": _coreai,
+    "executorch-coreml": _executorch_coreml,
+    "executorch-vulkan": _executorch_vulkan,
 }
 
 

@@ -124,6 +124,15 @@ def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = 
     return (x.mT if transpose_x else x) @ (y.mT if transpose_y else y)
 
 
+def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None) -> Tensor:
+    """softmax(q k^T / sqrt(width) + mask) v; a bool mask says which keys count. From iOS 18 on."""
+    scores = query @ key.mT / math.sqrt(query.shape[-1])
+    if attn_mask is not None:
+        mask = torch.as_tensor(attn_mask)
+        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+    return torch.softmax(scores, -1) @ value
+
+
 def _per_channel(v: Tensor, x: Tensor, axis: int) -> Tensor:
     """A vector laid along `axis` of x; a scalar as it is."""
     if v.ndim == 0:
@@ -354,10 +363,10 @@ def _reduce(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
 OPS: dict[str, Callable[..., Any]] = {
     f.__name__: f
     for f in (
-        conv, max_pool, avg_pool, linear, matmul, batch_norm, layer_norm, instance_norm, gelu, thresholded_relu,
-        sigmoid_hard, prelu, quantize, dequantize, constexpr_affine_dequantize, constexpr_blockwise_shift_scale,
-        constexpr_lut_to_dense, constexpr_sparse_to_dense, constexpr_cast, pad, reshape, slice_by_index, slice_by_size,
-        split, concat, expand_dims, squeeze, upsample_nearest_neighbor,
+        conv, max_pool, avg_pool, linear, matmul, scaled_dot_product_attention, batch_norm, layer_norm, instance_norm,
+        gelu, thresholded_relu, sigmoid_hard, prelu, quantize, dequantize, constexpr_affine_dequantize,
+        constexpr_blockwise_shift_scale, constexpr_lut_to_dense, constexpr_sparse_to_dense, constexpr_cast, pad,
+        reshape, slice_by_index, slice_by_size, split, concat, expand_dims, squeeze, upsample_nearest_neighbor,
     )
 }  # fmt: skip
 OPS |= {

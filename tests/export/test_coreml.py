@@ -12,22 +12,36 @@ from torch import nn
 
 pytest.importorskip("coremltools")
 
+from sources import source_of
+
 from lowdino_edge.errors import UserError
-from lowdino_edge.export import base, coreml
+from lowdino_edge.export import TARGETS, base, coreml, palette
+from lowdino_edge.export.base import Source
 from lowdino_edge.models.backbone import Student, build_student
 from lowdino_edge.models.students import STUDENTS
 from lowdino_edge.quant.calibration import calibration_from
+from lowdino_edge.quant.prepare import prepare, trace
+from lowdino_edge.quant.search import Search
 from lowdino_edge.runtimes import coreml as runtime
 from lowdino_edge.runtimes import mil
 from lowdino_edge.types import Calibration, Encoder, Float, Preprocess
 
-SCHEMES = ("none", "fp16", "w8", "w8a8")
-LEAST = {"none": 0.999999, "fp16": 0.99999, "w8": 0.999, "w8a8": 0.998}
+SIZE = 32
+SCHEMES = TARGETS["coreml"].schemes
+LEAST = {"none": 0.999999, "fp16": 0.99999, "w8": 0.999, "p6": 0.995, "p4": 0.97, "w8a8": 0.998}
+VERSION = {"iOS16": 7, "iOS17": 8, "iOS18": 9}  # specificationVersion
 
 
 def meta(student: Any, scheme: str, card: dict[str, Any]) -> dict[str, Any]:
     preprocess = student.preprocess.to_dict()
     return {**card, "target": "coreml", "scheme": scheme, "preprocess": preprocess, "embed_dim": student.embed_dim}
+
+
+def lower(
+    student: Any, scheme: str, path: Path, calibration: Calibration | None = None, ios: str | None = None
+) -> dict[str, Any]:
+    source = source_of(student, "coreml", scheme, calibration, {"deployment_target": ios} if ios else None)
+    return coreml.lower(source, scheme, path)
 
 
 def load(student: Any, scheme: str, card: dict[str, Any], path: Path, *, half: bool = True) -> Encoder:
@@ -56,7 +70,7 @@ def made(nano: Student, calibration: Calibration, tmp_path_factory: pytest.TempP
     files = {}
     for scheme in SCHEMES:
         path = out / f"{scheme}.mlpackage"
-        files[scheme] = (path, coreml.lower(nano, scheme, calibration, path))
+        files[scheme] = (path, lower(nano, scheme, path, calibration))
     return files
 
 
@@ -124,7 +138,7 @@ def test_a_w8a8_package_holds_int8_convolutions(made: dict[str, Any]) -> None:
     ops = mil.Program(path).ops
     assert ops["constexpr_affine_dequantize"] == ops["conv"] == total >= 5
     assert ops["quantize"] > 0 and ops["dequantize"] >= ops["quantize"]
-    for scheme in ("none", "fp16", "w8"):
+    for scheme in SCHEMES[:-1]:
         assert len(coreml.float_convolutions(ct.utils.load_spec(str(made[scheme][0])))[1]) == total
 
 
@@ -134,10 +148,10 @@ def test_the_quantized_program_is_the_quantized_network(
     """With scales kept in float32 nothing but a rare rounding tie may differ from PyTorch's own int8 simulation."""
     import coremltools as ct
 
+    source = source_of(nano, "coreml", "w8a8", calibration)
+    network = source.module()
     with base.quiet(), torch.no_grad():
-        example = (base.example(nano),)
-        network = coreml._int8(torch.export.export(base.frozen(nano), example), calibration)
-        coreml._convert(ct, torch.export.export(network, example), nano, half=False).save(str(tmp_path / "q.mlpackage"))
+        coreml._convert(ct, source.program(), nano, "iOS17", half=False).save(str(tmp_path / "q.mlpackage"))
     program = mil.Program(tmp_path / "q.mlpackage")
     assert program.ops["quantize"] > 0
     with torch.no_grad():
@@ -152,6 +166,8 @@ def test_sizes(made: dict[str, Any]) -> None:
     for scheme in ("w8", "w8a8"):
         assert weight_bytes(made[scheme][0]) / whole < 0.3
         assert size(made[scheme][0]) / size(made["none"][0]) < 0.32
+    assert weight_bytes(made["p6"][0]) / whole < 0.22
+    assert weight_bytes(made["p4"][0]) / whole < 0.17
 
 
 def test_the_package_holds_nothing_its_manifest_does_not_list(made: dict[str, Any]) -> None:
@@ -160,16 +176,10 @@ def test_the_package_holds_nothing_its_manifest_does_not_list(made: dict[str, An
 
 def test_converting_is_silent_and_leaves_the_student_alone(nano: Student, tmp_path: Path, capfd: Any) -> None:
     before = {k: v.clone() for k, v in nano.state_dict().items()}
-    coreml.lower(nano, "fp16", None, tmp_path / "x.mlpackage")
+    lower(nano, "fp16", tmp_path / "x.mlpackage")
     said = capfd.readouterr()
     assert (said.out, said.err) == ("", "")
     assert all(torch.equal(v, before[k]) for k, v in nano.state_dict().items())
-
-
-def test_w8a8_without_images(nano: Student, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="calibration"):
-        coreml.lower(nano, "w8a8", None, tmp_path / "x.mlpackage")
-    assert list(tmp_path.iterdir()) == []
 
 
 class Odd(nn.Module):
@@ -186,11 +196,150 @@ class Odd(nn.Module):
         return self.net(x)
 
 
-def test_a_convolution_left_in_float_is_an_error(tmp_path: Path, draw: Any) -> None:
-    rows = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(2), nn.Conv1d(4, 5, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten())
-    with pytest.raises(UserError, match="1 of 2 convolutions"):
-        coreml.lower(Odd(rows, 5), "w8a8", calibration_from(draw(4, 16), "noise"), tmp_path / "x.mlpackage")
+class Forgotten(Source):
+    """The graph that reaches the converter has lost its quantize nodes."""
+
+    def module(self) -> Any:
+        return self.network.module
+
+
+def test_a_convolution_left_in_float_is_an_error(nano: Student, calibration: Calibration, tmp_path: Path) -> None:
+    source = source_of(nano, "coreml", "w8a8", calibration)
+    with pytest.raises(UserError, match="left 7 of 7 convolutions of 'nano' in float"):
+        coreml.lower(Forgotten(source.student, source.network, source.decision), "w8a8", tmp_path / "x.mlpackage")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("ios", ["iOS17", "iOS18"])
+def test_layers_kept_in_float_are_counted(
+    ios: str, nano: Student, calibration: Calibration, tmp_path: Path, draw: Any
+) -> None:
+    import coremltools as ct
+
+    network = prepare(trace(nano), SIZE)
+    decisions = Search(nano, network, calibration.images_NCHW).decisions(coreml.STYLE)
+    whole, part = next(decisions), next(decisions)
+    kept = sum("conv2d" in k.operator for k in part.kept)
+    assert kept > 0 and len(part.int8) == len(whole.int8) - len(part.kept)
+    path = tmp_path / "x.mlpackage"
+    card = coreml.lower(Source(nano, part.network, part, {"deployment_target": ios}), "w8a8", path)
+    total, left = coreml.float_convolutions(ct.utils.load_spec(str(path)))
+    assert (total, len(left)) == (7, kept)
+    assert card["quantization"]["convolutions_int8"] == total - kept and card["quantization"]["convolutions"] == total
+    assert len(card["quantization"]["kept_float"]) == len(part.kept)
+    assert cosines(nano, load(nano, "w8a8", card, path), draw(16, seed=9)).mean() > LEAST["w8a8"]
+
+
+# ---------------------------------------------------------------- deployment targets
+
+
+@pytest.mark.parametrize(
+    ("ios", "scheme"),
+    [("iOS16", "fp16"), ("iOS16", "w8"), ("iOS16", "p4"), ("iOS18", "w8"), ("iOS18", "p4"), ("iOS18", "w8a8")],
+)
+def test_every_deployment_target_has_its_version_and_is_right(
+    ios: str, scheme: str, nano: Student, calibration: Calibration, tmp_path: Path, draw: Any
+) -> None:
+    path = tmp_path / "x.mlpackage"
+    card = lower(nano, scheme, path, calibration, ios)
+    program = mil.Program(path)
+    assert program.spec.specificationVersion == VERSION[ios] and card["toolchain"]["deployment_target"] == ios
+    (image,) = program.spec.description.input
+    assert image.type.WhichOneof("Type") == "imageType"
+    assert cosines(nano, load(nano, scheme, card, path), draw(32, seed=9)).mean() > LEAST[scheme]
+    if scheme == "w8a8":
+        assert coreml.float_convolutions(program.spec) == (7, [])
+        assert program.ops["constexpr_blockwise_shift_scale"] == 7
+
+
+def test_ios16_has_no_w8a8(nano: Student, calibration: Calibration, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="iOS16 cannot hold w8a8") as e:
+        lower(nano, "w8a8", tmp_path / "x.mlpackage", calibration, "iOS16")
+    assert "iOS17" in e.value.hint and "w8" in e.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_deployment_target_is_refused() -> None:
+    with pytest.raises(UserError, match="unknown deployment target 'iOS15'") as e:
+        coreml.deployment_target({"deployment_target": "iOS15"}, "fp16")
+    assert "iOS16" in e.value.hint
+    assert (
+        coreml.deployment_target({}, "w8a8") == coreml.deployment_target({"deployment_target": None}, "p4") == "iOS17"
+    )
+
+
+# ---------------------------------------------------------------- palettes
+
+
+@pytest.mark.parametrize(("scheme", "bits"), [("p6", 6), ("p4", 4)])
+def test_a_palettized_package_holds_few_values_a_layer(scheme: str, bits: int, made: dict[str, Any]) -> None:
+    """Counted in what the file holds, not in what was meant."""
+    path, card = made[scheme]
+    tables = lookup_tables(path)
+    assert len(tables) == sum(card["palette"]["layers_by_bits"].values()) >= 5
+    assert card["palette"]["weight_bits"] == bits
+    assert {str(b): tables.count(2**b) for b in (bits, 8)} == card["palette"]["layers_by_bits"]
+    assert tables.count(2**bits) >= 3
+    assert f"{bits}-bit" in card["note"]
+
+
+def lookup_tables(path: Path) -> list[int]:
+    """Entries of each lookup table."""
+    import coremltools as ct
+
+    function = ct.utils.load_spec(str(path)).mlProgram.functions["main"]
+    operations = function.block_specializations[function.opset].operations
+    luts = [op.attributes["lut"].type.tensorType for op in operations if op.type == "constexpr_lut_to_dense"]
+    return [int(t.dimensions[0].constant.size) for t in luts]
+
+
+def test_palettes_are_the_same_every_time(nano: Student, made: dict[str, Any], tmp_path: Path) -> None:
+    lower(nano, "p4", tmp_path / "x.mlpackage")
+    weights = Path("Data") / "com.apple.CoreML" / "weights" / "weight.bin"
+    assert (tmp_path / "x.mlpackage" / weights).read_bytes() == (made["p4"][0] / weights).read_bytes()
+
+
+def best_error(values: np.ndarray, k: int) -> float:
+    """Least sum of squares with k values, by dynamic programming over where the sorted values are cut."""
+    x = np.sort(values)
+    n = len(x)
+    one, two = np.concatenate([[0], np.cumsum(x)]), np.concatenate([[0], np.cumsum(x * x)])
+
+    def cost(i: int, j: int) -> float:
+        return float(two[j] - two[i] - (one[j] - one[i]) ** 2 / (j - i))
+
+    best = [0.0, *[np.inf] * n]
+    for _ in range(k):
+        best = [0.0, *[min(best[i] + cost(i, j) for i in range(j)) for j in range(1, n + 1)]]
+    return best[n]
+
+
+@pytest.mark.parametrize("shape", ["normal", "laplace", "two heaps"])
+def test_k_means_is_close_to_the_optimum(shape: str) -> None:
+    g = np.random.default_rng(0)
+    draws = {"normal": g.normal(size=150), "laplace": g.laplace(size=150)}
+    x = draws.get(shape, np.concatenate([g.normal(-4, 0.1, 75), g.normal(3, 1, 75)]))
+    values, index = palette.lookup(4)(x)
+    assert len(values) == 16 and index.dtype == np.uint8 and index.shape == (150,)
+    error = float(((values[index] - x) ** 2).sum())
+    assert error < 1.5 * best_error(x, 16)
+    uniform = np.linspace(x.min(), x.max(), 16)
+    assert error < 0.7 * float((np.abs(x[:, None] - uniform).min(1) ** 2).sum())
+
+
+def test_few_values_are_kept_as_they_are() -> None:
+    x = np.array([[0.5, -1.0], [0.5, 3.0]], np.float16)
+    values, index = palette.lookup(4)(x)
+    np.testing.assert_array_equal(values[index].reshape(2, 2), x)
+    zeros, index = palette.lookup(4)(np.zeros(9, np.float16))
+    assert not zeros[index].any()
+
+
+def test_small_and_depthwise_layers_get_8_bits() -> None:
+    shapes = {"large": (500, 100, 1, 1), "linear": (300, 100), "depthwise": (9000, 1, 3, 3), "small": (100, 100, 1, 1)}
+    assert palette.bits_of(shapes, 4) == {"large": 4, "linear": 4, "depthwise": 8, "small": 8}
+    assert palette.bits_of({"only": (64, 64, 3, 3)}, 6) == {"only": 6}
+    assert palette.bits_of({}, 6) == {}
 
 
 def test_an_operator_that_does_not_convert_is_named(tmp_path: Path) -> None:
@@ -199,7 +348,7 @@ def test_an_operator_that_does_not_convert_is_named(tmp_path: Path) -> None:
             return torch.special.bessel_j0(x).mean((2, 3))
 
     with pytest.raises(UserError, match="bessel_j0"):
-        coreml.lower(Odd(Special(), 3), "none", None, tmp_path / "x.mlpackage")
+        lower(Odd(Special(), 3), "none", tmp_path / "x.mlpackage")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -229,7 +378,7 @@ def seen(id: str, size: int, images: Any) -> Student:
 def check(id: str, size: int, scheme: str, least: float, draw: Any, out: Path) -> dict[str, Any]:
     student = seen(id, size, draw)
     path = out / f"{id}.mlpackage"
-    card = coreml.lower(student, scheme, calibration_from(draw(32, size, 1), "noise"), path)
+    card = lower(student, scheme, path, calibration_from(draw(32, size, 1), "noise"))
     cosine = cosines(student, load(student, scheme, card, path), draw(16, size, 2))
     assert cosine.mean() > least, cosine
     return card

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from micro import Micro
 
 from lowdino_edge import runtimes
 from lowdino_edge.artifact import Artifact, write_card
@@ -21,24 +22,9 @@ from lowdino_edge.types import Encoder, Float, Preprocess
 HERE = ["onnx", "executorch", "tflite"]
 
 
-class Micro(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.id, self.embed_dim, self.preprocess = "micro", 8, Preprocess(16)
-        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.Dropout(0.5), nn.ReLU())
-
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        return self.body(x_BCHW).mean((2, 3))
-
-
 @pytest.fixture(scope="module", params=HERE)
-def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    target, student = TARGETS[request.param], Micro()
-    out = tmp_path_factory.mktemp(target.id)
-    said = target.load().lower(student, "none", None, out / f"model{target.suffix}")
-    card = {"target": target.id, "scheme": "none", "embed_dim": 8, "preprocess": student.preprocess.to_dict()}
-    return write_card(out, {**card, "file": f"model{target.suffix}", **said})
+def artifact(request: pytest.FixtureRequest, exported: Callable[[str], Artifact]) -> Artifact:
+    return exported(request.param)
 
 
 @pytest.fixture

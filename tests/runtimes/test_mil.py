@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,23 @@ def test_affine_weights() -> None:
     close(got, [[0.0, 2.0], [-63.5, 64.0]])
 
 
+@pytest.mark.parametrize("mask", ["none", "float", "bool"])
+def test_attention(mask: str) -> None:
+    q, k, v = rand(2, 3, 4, 5), rand(2, 3, 6, 5, seed=1), rand(2, 3, 6, 2, seed=2)
+    added = {"none": torch.zeros(4, 6), "float": rand(4, 6, seed=3), "bool": torch.zeros(4, 6)}[mask]
+    allowed = torch.ones(4, 6, dtype=torch.bool)
+    given: Any = added if mask == "float" else None
+    if mask == "bool":
+        allowed[:, 2] = allowed[1, 4] = False
+        given = allowed.tolist()  # bool constants arrive as lists
+    expected = torch.zeros(2, 3, 4, 2)
+    for b, h, i in itertools.product(range(2), range(3), range(4)):
+        keys = [j for j in range(6) if allowed[i, j]]
+        weights = [math.exp(float(q[b, h, i] @ k[b, h, j]) / math.sqrt(5) + float(added[i, j])) for j in keys]
+        expected[b, h, i] = sum(w * v[b, h, j] for w, j in zip(weights, keys, strict=True)) / sum(weights)
+    close(OPS["scaled_dot_product_attention"](query=q, key=k, value=v, attn_mask=given), expected)
+
+
 def test_blockwise_weights() -> None:
     data = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]], dtype=torch.int8)
     scale, offset = torch.tensor([[1.0, 10.0]]), torch.tensor([[1, 2]], dtype=torch.int8)
@@ -350,14 +368,14 @@ class EveryKind(nn.Module):
         return self.mlp(F.scaled_dot_product_attention(q, k, v).mean(1))
 
 
-def converted(model: nn.Module, path: Path, size: int, half: bool = False) -> Any:
+def converted(model: nn.Module, path: Path, size: int, half: bool = False, ios: str = "iOS17") -> Any:
     ct = pytest.importorskip("coremltools")
     with mil.quiet():
         program = torch.export.export(model.eval(), (torch.rand(1, 3, size, size),)).run_decompositions({})
         mlmodel = ct.convert(
             program,
             inputs=[ct.TensorType(name="x", shape=(1, 3, size, size))],
-            minimum_deployment_target=ct.target.iOS17,
+            minimum_deployment_target=getattr(ct.target, ios),
             compute_precision=ct.precision.FLOAT16 if half else ct.precision.FLOAT32,
             skip_model_load=True,
         )
@@ -427,6 +445,36 @@ def test_compressed_weights_equal_coremltools_own_decompression(
     constexpr = {"palette": "lut_to_dense", "int8": "affine_dequantize", "sparse": "sparse_to_dense"}[kind]
     assert mil.Program(tmp_path / "small.mlpackage").ops[f"constexpr_{constexpr}"] >= 4
     close(run(tmp_path / "small.mlpackage", x), run(tmp_path / "large.mlpackage", x), 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "constexpr"),
+    [("palette", "lut_to_dense"), ("grouped", "lut_to_dense"), ("blocks", "blockwise_shift_scale")],
+)
+def test_compressed_weights_of_ios18_equal_coremltools_own_decompression(
+    every_kind: tuple[nn.Module, Path, Any], scheme: str, constexpr: str, tmp_path: Path
+) -> None:
+    """iOS 18 has forms of its own: a palette for each group of channels, a scale for each block."""
+    from coremltools.optimize import coreml as cto
+
+    model = converted(every_kind[0], tmp_path / "whole.mlpackage", 17, ios="iOS18")
+    with mil.quiet():
+        if scheme == "blocks":
+            per = {"granularity": "per_block", "block_size": 4, "dtype": "int4", "mode": "linear"}
+            config = cto.OptimizationConfig(cto.OpLinearQuantizerConfig(**per, weight_threshold=0))
+            small = cto.linear_quantize_weights(model, config)
+        else:
+            per = {"granularity": "per_grouped_channel", "group_size": 4} if scheme == "grouped" else {}
+            config = cto.OptimizationConfig(cto.OpPalettizerConfig(mode="uniform", nbits=4, weight_threshold=0, **per))
+            small = cto.palettize_weights(model, config)
+        small.save(str(tmp_path / "small.mlpackage"))
+        cto.decompress_weights(small).save(str(tmp_path / "large.mlpackage"))
+    program = mil.Program(tmp_path / "small.mlpackage")
+    assert program.spec.specificationVersion == 9 and program.ops[f"constexpr_{constexpr}"] >= 3
+    x = torch.rand(1, 3, 17, 17)
+    small_z = run(tmp_path / "small.mlpackage", x)
+    close(small_z, run(tmp_path / "large.mlpackage", x), 1e-6)
+    assert (small_z - run(tmp_path / "whole.mlpackage", x)).abs().max() > 1e-4  # it is compressed
 
 
 def test_results_declared_float16_are_rounded(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ def write(job: Job, entries: Sequence[Entry], folder: Path, runner: Path | None 
         assert entry.artifact is not None
         file = f"m{i}{entry.artifact.file.suffix}"
         shutil.copyfile(entry.artifact.file, folder / file)
+        entry.artifact.verify(folder / file)
         card = entry.artifact.card
         models.append({
             "name": entry.name, "target": entry.target, "file": file,

@@ -1,0 +1,134 @@
+"""Whether a file gives what the float network gives: tensors, neighbours, and what it costs in kNN."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lowdino_edge import console, runtimes
+from lowdino_edge.artifact import Artifact
+from lowdino_edge.errors import UserError
+from lowdino_edge.export import EXACT, TargetSpec, check_scheme
+from lowdino_edge.types import Encoder, Float, Int64, Parity, UInt8
+
+if TYPE_CHECKING:
+    from lowdino_edge.prove.subject import Subject
+
+# Mean cosine to PyTorch's embeddings, and share of images that keep their nearest neighbour; under them export fails.
+# The second is lower than one would wish for int8: among a few hundred images many have two neighbours almost as near.
+THRESHOLDS = {"none": 0.9999, "fp16": 0.999, "w8": 0.99, "dynamic": 0.98, "p6": 0.98, "p4": 0.9, "w8a8": 0.98}
+NEIGHBOURS = {"none": 0.98, "fp16": 0.95, "w8": 0.7, "dynamic": 0.5, "p6": 0.5, "p4": 0.3, "w8a8": 0.5}
+MAX_KNN_DROP = 1.0  # points
+_BATCH = 64
+
+
+class Disagrees(UserError):
+    """A file that was made, but does not give what the float network gives."""
+
+
+def prove(artifact: Artifact, subject: Subject) -> tuple[Float, dict[str, Any]]:
+    """The file's embeddings, its parity record and its kNN. Every way of running the file has to agree with PyTorch."""
+    from lowdino_edge.evals.parity import parity
+
+    z_ref_ND = subject.float_embeddings("parity")
+    z_first_ND: Float | None = None
+    records: list[Parity] = []
+    encoder = runtimes.load(artifact)
+    for each in (encoder, *runtimes.variants(artifact)):
+        z_ND = embed(each, subject.images_NCHW, f"parity of {artifact.name}")
+        record = parity(z_ref_ND, z_ND, getattr(each, "method", artifact.target))
+        _check(artifact, record, finite=bool(np.isfinite(z_ND).all()))
+        records.append(record)
+        z_first_ND = z_ND if z_first_ND is None else z_first_ND
+    assert z_first_ND is not None
+    first = {
+        **asdict(records[0]),
+        "threshold": THRESHOLDS[artifact.scheme],
+        "threshold_neighbours": NEIGHBOURS[artifact.scheme],
+    }
+    also = {"also": [asdict(r) for r in records[1:]]} if records[1:] else {}
+    knn = {"knn": _knn(artifact, encoder, subject)} if artifact.scheme not in EXACT else {}
+    return z_first_ND, {"parity": {**first, **also}, **knn}
+
+
+def _knn(artifact: Artifact, encoder: Encoder, subject: Subject) -> dict[str, Any]:
+    """What the file loses in kNN against PyTorch, both on the same images."""
+    if subject.knn_u8_NCHW is None or subject.knn_labels_N is None:
+        return {"top1": None, "reason": "no labelled images"}
+    z_ND = embed(encoder, subject.knn_u8_NCHW, f"kNN of {artifact.name}")
+    before = _halves(subject.float_embeddings("knn"), subject.knn_labels_N, subject.student.preprocess.image_size)
+    after = _halves(z_ND, subject.knn_labels_N, subject.student.preprocess.image_size)
+    drop = 100 * (before["top1"] - after["top1"])
+    if drop > subject.max_knn_drop:
+        raise Disagrees(
+            f"{artifact.name} of '{artifact.card['student']}' loses {drop:.2f} points of kNN "
+            f"({100 * before['top1']:.2f}% -> {100 * after['top1']:.2f}%, {before['n_query']} queries), "
+            f"{subject.max_knn_drop:g} allowed",
+            f"{milder(check_scheme(artifact.target, artifact.scheme)[0], artifact.scheme)}, or raise --max-knn-drop",
+        )
+    return {
+        **after,
+        "top1_float": before["top1"],
+        "drop_points": round(drop, 4),
+        "budget_points": subject.max_knn_drop,
+    }
+
+
+def _halves(z_ND: Float, labels_N: Int64, image_size: int) -> dict[str, Any]:
+    """kNN by the standard protocol where each half of the images is the other's bank: every image is a query once."""
+    from lowdino_edge.config import KnnConfig
+    from lowdino_edge.evals.knn import evaluate
+    from lowdino_edge.types import Embeddings
+
+    order = np.random.Generator(np.random.PCG64(len(z_ND))).permutation(len(z_ND))  # folders come class by class
+    middle = len(z_ND) // 2
+    ids = [str(i) for i in range(len(z_ND))]
+    classes = [str(c) for c in range(int(labels_N.max()) + 1)]
+    halves = (order[:middle], order[middle:])
+    one, other = (Embeddings(z_ND[r], labels_N[r], [ids[i] for i in r], classes) for r in halves)
+    cfg = KnnConfig(k=min(KnnConfig().k, middle))
+    found = [evaluate(one, other, cfg, image_size), evaluate(other, one, cfg, image_size)]
+    n = sum(f["n_query"] for f in found)
+    return {
+        "top1": sum(f["top1"] * f["n_query"] for f in found) / n,
+        "n_bank": found[0]["n_bank"],
+        "n_query": n,
+        "protocol": {**found[0]["protocol"], "split": "each half of the images is the other's bank"},
+    }
+
+
+def _check(artifact: Artifact, record: Parity, *, finite: bool) -> None:
+    threshold, neighbours = THRESHOLDS[artifact.scheme], NEIGHBOURS[artifact.scheme]
+    if finite and record.cosine_mean >= threshold and record.neighbour_agreement >= neighbours:
+        return
+    figures = (
+        f"cosine mean {record.cosine_mean:.4f} (needs {threshold}), min {record.cosine_min:.4f}, max-abs "
+        f"{record.max_abs:.3g}, neighbours kept {record.neighbour_agreement:.3f} (needs {neighbours}), "
+        f"{record.n} images, {record.method}"
+    )
+    raise Disagrees(
+        f"{artifact.name} of '{artifact.card['student']}' does not agree with PyTorch: "
+        + (figures if finite else f"embeddings that are not finite, {record.method}"),
+        milder(check_scheme(artifact.target, artifact.scheme)[0], artifact.scheme),
+    )
+
+
+def milder(spec: TargetSpec, scheme: str) -> str:
+    """The schemes of the same target that change less, the smallest file first."""
+    milder = [s for s in spec.schemes if THRESHOLDS[s] > THRESHOLDS[scheme]]
+    return f"use --quantize {' or '.join(reversed(milder))}" if milder else "try another target, or another student"
+
+
+def embed(encoder: Encoder, images_NCHW: Float | UInt8, what: str = "embed") -> Float:
+    """Embeddings of images in [0, 1], or of their 8-bit values."""
+    found = []
+    with console.bar(what, len(images_NCHW)) as bar:
+        for i in range(0, len(images_NCHW), _BATCH):
+            x_BCHW = images_NCHW[i : i + _BATCH]
+            if x_BCHW.dtype == np.uint8:
+                x_BCHW = x_BCHW.astype(np.float32) / np.float32(255)
+            found.append(encoder(x_BCHW.astype(np.float32, copy=False)))
+            bar.advance(len(found[-1]))
+    return np.concatenate(found)
