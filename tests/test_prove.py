@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from torch import nn
 
 from lowdino_edge.artifact import Artifact
 from lowdino_edge.errors import UserError
-from lowdino_edge.prove import export_verified
+from lowdino_edge.export import TARGETS
+from lowdino_edge.prove import Subject, export_subject, export_verified
 from lowdino_edge.types import Calibration, Float, Preprocess
 
 pytest.importorskip("onnxruntime")
@@ -69,7 +71,7 @@ def test_a_file_that_disagrees_is_not_left_behind(lie: float, images: Float, tmp
 def test_the_hint_names_milder_schemes_of_the_same_target(images: Float, tmp_path: Path) -> None:
     with pytest.raises(UserError) as e:
         export(Micro(1e3), images, tmp_path, "w8a8")
-    assert e.value.hint == "use --quantize fp16 or none"
+    assert e.value.hint == "use --quantize w8 or fp16 or none"
 
 
 def test_failure_and_interruption_keep_the_earlier_artifact(images: Float, tmp_path: Path) -> None:
@@ -79,7 +81,12 @@ def test_failure_and_interruption_keep_the_earlier_artifact(images: Float, tmp_p
             export(student, images, tmp_path)
         assert [p.name for p in tmp_path.iterdir()] == ["onnx-none"]
         assert Artifact.read(tmp_path / "onnx-none") == before
-        assert sorted(p.name for p in before.dir.iterdir()) == ["artifact.json", "golden.npz", "model.onnx"]
+        assert sorted(p.name for p in before.dir.iterdir()) == [
+            "MODEL_CARD.md",
+            "artifact.json",
+            "golden.npz",
+            "model.onnx",
+        ]
 
 
 def test_success_replaces_the_earlier_artifact(images: Float, tmp_path: Path) -> None:
@@ -104,3 +111,34 @@ def test_what_a_killed_export_left_is_swept(images: Float, tmp_path: Path) -> No
 def test_one_image_proves_nothing(images: Float, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="1 images cannot prove"):
         export_verified(Micro(), "onnx", "none", None, images[:1], tmp_path)  # type: ignore[arg-type]
+
+
+def test_what_quantization_costs_in_knn_is_measured_and_held_to_its_budget(images: Float, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    labels = np.repeat(np.arange(4), 16)  # class by class, as folders come
+    colours = np.array([[220, 40, 40], [40, 220, 40], [40, 40, 220], [210, 210, 210]]).reshape(4, 3, 1, 1)
+    pictures = (colours[labels] + rng.integers(-30, 30, (64, 3, 16, 16))).clip(0, 255).astype(np.uint8)
+    student = Micro()
+    subject = Subject(student, Calibration(images, "noise"), images, pictures, labels)  # type: ignore[arg-type]
+    knn = export_subject(subject, "onnx", "w8a8", tmp_path).card["knn"]
+    assert knn["top1_float"] > 0.9 and knn["n_query"] == 64 and knn["n_bank"] == 32
+    assert knn["drop_points"] == round(100 * (knn["top1_float"] - knn["top1"]), 4) <= knn["budget_points"] == 1.0
+    assert "knn" not in export_subject(subject, "onnx", "fp16", tmp_path).card
+
+    subject.max_knn_drop = -200.0  # no file can gain that much
+    with pytest.raises(UserError, match=r"loses .* points of kNN .* -200 allowed") as e:
+        export_subject(subject, "onnx", "w8a8", tmp_path / "other")
+    assert "--max-knn-drop" in e.value.hint and "w8 or fp16 or none" in e.value.hint
+    assert not (tmp_path / "other").exists()
+
+
+def test_without_labels_knn_says_why_it_was_not_measured(images: Float, tmp_path: Path) -> None:
+    assert export(Micro(), images, tmp_path, "w8a8").card["knn"] == {"top1": None, "reason": "no labelled images"}
+
+
+def test_unproven_targets_say_so(images: Float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A target that nothing here can run: the file is written, its parity is null, and there is a reason."""
+    monkeypatch.setitem(TARGETS, "onnx", replace(TARGETS["onnx"], unproven="nothing runs it"))
+    made = export(Micro(), images, tmp_path)
+    assert made.card["parity"]["cosine_mean"] is None and made.card["parity"]["reason"] == "nothing runs it"
+    assert set(made.golden()) == {"input", "reference"}

@@ -15,6 +15,7 @@ from lowdino_edge.errors import UserError
 from lowdino_edge.export.known import nearest
 from lowdino_edge.quant.prepare import CONVOLUTIONS, Network, calls, example
 from lowdino_edge.quant.search import Decision
+from lowdino_edge.quant.static import WEIGHTED, is_layer
 from lowdino_edge.quiet import quiet as quiet
 
 INPUT, OUTPUT = "image", "embedding"
@@ -45,27 +46,34 @@ class Source:
         with torch.no_grad():
             return torch.export.export(self.module(), (example(self.network.size),))
 
-    def convolutions(self) -> tuple[int, int]:
-        """How many convolutions there are, and how many of them shall be int8."""
-        nodes = calls(self.network.module, *CONVOLUTIONS)
+    def layers(self, *targets: Any) -> tuple[int, int]:
+        """How many convolutions and linear layers there are, and how many of them shall be int8."""
+        nodes = [n for n in calls(self.network.module, *(targets or WEIGHTED)) if is_layer(self.network.module, n)]
         return len(nodes), sum(n.name in self.decision.int8 for n in nodes) if self.decision else 0
 
 
 def int8_card(source: Source, total: int, left: list[str], target: str) -> dict[str, Any]:
-    """`quantization` of artifact.json, once the file was counted.
+    """`quantization` of artifact.json, once the layers in the file were counted.
 
     Args:
-        total: convolutions in the file.
+        total: convolutions and linear layers in the file.
         left: those of them that are not int8.
 
     Raises:
-        UserError: the file holds more float convolutions than were decided, or none that is int8.
+        UserError: the file holds more float layers than were left in float on purpose, or fewer int8 ones than decided.
     """
     assert source.decision is not None
-    expected = source.convolutions()[1]
-    if total - len(left) < expected or not expected:
+    known, int8 = source.layers()
+    if len(left) > known - int8 or total - len(left) < int8 or not int8:
         raise not_int8(target, source.student, left, total)
-    return {**source.decision.to_dict(), "convolutions_int8": total - len(left), "convolutions": total}
+    convolutions, convolutions_int8 = source.layers(*CONVOLUTIONS)
+    return {
+        **source.decision.to_dict(),
+        "layers": total,
+        "layers_int8": total - len(left),
+        "convolutions": convolutions,
+        "convolutions_int8": convolutions_int8,
+    }
 
 
 def io_card(student: Any, *, layout: str = "NCHW") -> dict[str, Any]:
@@ -128,14 +136,10 @@ def conversion_error(target: str, scheme: str, student: Any, error: Exception, p
     return UserError(what, f"{_way_out(target, scheme, student)}; --debug shows the cause")
 
 
-def not_int8(target: str, student: Any, left: list[str], total: int, kind: str = "convolutions") -> UserError:
-    """The error for a file whose scheme says int8 and that holds float layers, or none that could be recognised.
-
-    Args:
-        kind: what was counted, in the plural.
-    """
-    named = f"left {len(left)} of {total} {kind} of '{student.id}' in float: {', '.join(left[:5])}"
-    none = f"the {target} file of '{student.id}' holds no {kind.removesuffix('s')}, so none is int8"
+def not_int8(target: str, student: Any, left: list[str], total: int) -> UserError:
+    """The error for a file whose scheme says int8 and that holds float layers, or none that could be recognised."""
+    named = f"left {len(left)} of {total} layers of '{student.id}' in float: {', '.join(left[:5])}"
+    none = f"the {target} file of '{student.id}' holds fewer int8 layers than it should: {total}"
     return UserError(f"{target} {named}" if left else none, _way_out(target, "w8a8", student))
 
 

@@ -54,7 +54,7 @@ def lower(source: Source, scheme: str, path: Path) -> dict[str, Any]:
     except Exception as e:
         raise base.conversion_error("coreml", scheme, student, e, source.network.program) from e
     if scheme == "w8a8":
-        card["quantization"] = base.int8_card(source, *float_convolutions(model.get_spec()), "coreml")
+        card["quantization"] = base.int8_card(source, *float_layers(model.get_spec()), "coreml")
     with base.quiet():
         model.save(str(path))
     (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)  # the manifest does not list it
@@ -103,8 +103,8 @@ def _int8_weights(ct: Any, model: Any) -> Any:
     return cto.linear_quantize_weights(model, config)
 
 
-def float_convolutions(spec: Any) -> tuple[int, list[str]]:
-    """How many convolutions an mlprogram has, and the names of those whose image or weight does not come from int8.
+def float_layers(spec: Any) -> tuple[int, list[str]]:
+    """How many convolutions and linear layers an mlprogram has, and the names of those whose input or weight is float.
 
     Args:
         spec: the package's protobuf, as `coremltools.utils.load_spec` reads it from disk.
@@ -128,8 +128,8 @@ def float_convolutions(spec: Any) -> tuple[int, list[str]]:
         weight = source(op, "weight")
         return weight is not None and _is_stored_int8(weight, made_by) and image_is_int8(source(op, "x"))
 
-    convs = [op for op in operations if op.type == "conv"]
-    return len(convs), [op.outputs[0].name for op in convs if not from_int8(op)]
+    layers = [op for op in operations if op.type in ("conv", "linear")]
+    return len(layers), [op.outputs[0].name for op in layers if not from_int8(op)]
 
 
 def _is_stored_int8(op: Any, made_by: Mapping[str, Any]) -> bool:

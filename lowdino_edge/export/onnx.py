@@ -11,7 +11,7 @@ import torch
 from lowdino_edge.errors import missing_extra
 from lowdino_edge.export import base
 from lowdino_edge.export.base import Source
-from lowdino_edge.export.onnx_weights import int8_weights, layers
+from lowdino_edge.export.onnx_weights import int8_weights, layers, transpose_weights
 from lowdino_edge.quant.static import Style
 
 OPSET = 18
@@ -36,7 +36,9 @@ def lower(source: Source, scheme: str, path: Path) -> dict[str, Any]:
     try:
         with base.quiet():
             model = _model(source.program())
-            if scheme == "fp16":
+            if scheme == "w8a8":
+                transpose_weights(model)
+            elif scheme == "fp16":
                 _half_weights(model)
             elif scheme in WEIGHT_ONLY:
                 int8_weights(model, dynamic=scheme == "dynamic")
@@ -50,7 +52,7 @@ def lower(source: Source, scheme: str, path: Path) -> dict[str, Any]:
         "opset": OPSET,
     }
     if scheme == "w8a8":
-        card["quantization"] = base.int8_card(source, *float_convolutions(model), "onnx")
+        card["quantization"] = base.int8_card(source, *float_layers(model), "onnx")
         card["note"] = "int8 weights span 7 bits, so that CPUs without VNNI do not saturate"
     elif scheme in WEIGHT_ONLY:
         card["quantization"] = _weights_card(source, model)
@@ -110,7 +112,7 @@ def _weights_card(source: Source, model: Any) -> dict[str, Any]:
     found, left = layers(model)
     total = found["convolutions"] + found["linears"]
     if left or not total:
-        raise base.not_int8("onnx", source.student, left, total + len(left), "layers")
+        raise base.not_int8("onnx", source.student, left, total + len(left))
     return {
         "weight_bits": 8,
         "per_channel": True,
@@ -120,23 +122,30 @@ def _weights_card(source: Source, model: Any) -> dict[str, Any]:
     }
 
 
-def float_convolutions(model: Any) -> tuple[int, list[str]]:
-    """How many convolutions a QDQ graph has, and the names of those whose image or weight does not come from int8."""
+def float_layers(model: Any) -> tuple[int, list[str]]:
+    """How many convolutions and linear layers a QDQ graph has, and the names of those whose input or weight does not
+    come from int8."""
     import onnx
 
     int8 = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
     made_by = {out: node for node in model.graph.node for out in node.output}
     stored = {t.name: t.data_type for t in model.graph.initializer}
 
-    def from_int8(name: str, *, weight: bool) -> bool:
+    def before(name: str) -> str:
+        """What a value is made of: through DequantizeLinear, or itself."""
         node = made_by.get(name)
-        if node is None or node.op_type != "DequantizeLinear":
-            return False
-        before = made_by.get(node.input[0])
-        if weight:
-            return stored.get(node.input[0]) in int8
-        return before is not None and before.op_type == "QuantizeLinear"
+        return str(node.input[0]) if node is not None and node.op_type == "DequantizeLinear" else name
 
-    convs = [n for n in model.graph.node if n.op_type == "Conv"]
-    left = [n.name for n in convs if not (from_int8(n.input[0], weight=False) and from_int8(n.input[1], weight=True))]
-    return len(convs), left
+    def is_int8(node: Any) -> bool:
+        image, weight = before(node.input[0]), before(node.input[1])
+        quantized = made_by.get(image)
+        return stored.get(weight) in int8 and quantized is not None and quantized.op_type == "QuantizeLinear"
+
+    def constant(name: str) -> bool:  # a product of two activations is no layer
+        node = made_by.get(before(name))
+        while node is not None and node.op_type == "Transpose":
+            node = made_by.get(before(node.input[0])) if before(node.input[0]) not in stored else None
+        return node is None
+
+    layers = [n for n in model.graph.node if n.op_type in ("Conv", "Gemm", "MatMul") and constant(n.input[1])]
+    return len(layers), [n.name for n in layers if not is_int8(n)]

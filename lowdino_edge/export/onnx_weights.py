@@ -36,13 +36,7 @@ def int8_weights(model: Any, *, dynamic: bool) -> None:
             nodes += _integer_product(graph, node, weight, written)
         else:
             nodes += _restored(graph, node, weight, written)
-    nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    read = {name for node in nodes for name in node.input}
-    kept = [t for t in graph.initializer if t.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    _keep(graph, nodes)
 
 
 def _attributes(node: Any) -> dict[str, Any]:
@@ -144,3 +138,46 @@ def layers(model: Any) -> tuple[Counter[str], list[str]]:
             elif any(np.prod(t.dims) >= _SMALL for t in weights):
                 left.append(node.name)
     return found, left
+
+
+def transpose_weights(model: Any) -> None:
+    """int8 weights that a graph dequantizes and transposes are stored transposed, in place: otherwise ONNX Runtime does
+    both for every image, and the product in float."""
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    made_by = {out: node for node in graph.node for out in node.output}
+    stored = {t.name: t for t in graph.initializer}
+    nodes = []
+    for node in graph.node:
+        restored = made_by.get(node.input[0]) if node.op_type == "Transpose" else None
+        weight = stored.get(restored.input[0]) if restored is not None and _is_dequantize(restored) else None
+        if restored is None or weight is None or len(weight.dims) != 2 or _attributes(node)["perm"] != [1, 0]:
+            nodes.append(node)
+            continue
+        name = f"{weight.name}.transposed"
+        if name not in stored:
+            stored[name] = numpy_helper.from_array(np.ascontiguousarray(numpy_helper.to_array(weight).T), name)
+            graph.initializer.append(stored[name])
+        axis = 1 - _attributes(restored).get("axis", 1)
+        inputs = [name, *restored.input[1:]]
+        nodes.append(helper.make_node("DequantizeLinear", inputs, [*node.output], name=f"{node.name}.int8", axis=axis))
+    _keep(graph, nodes)
+
+
+def _is_dequantize(node: Any) -> bool:
+    return bool(node.op_type == "DequantizeLinear")
+
+
+def _keep(graph: Any, nodes: list[Any]) -> None:
+    """Makes these the graph's nodes, without those that nothing reads and the constants that only they read."""
+    import onnx
+
+    nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
+    wanted = {name for node in nodes for name in node.input} | {out.name for out in graph.output}
+    nodes = [n for n in nodes if any(out in wanted for out in n.output)]
+    read = {name for node in nodes for name in node.input}
+    kept = [t for t in graph.initializer if t.name in read]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept)

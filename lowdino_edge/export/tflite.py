@@ -14,7 +14,7 @@ from lowdino_edge.export.base import Source
 from lowdino_edge.quant.static import Style
 
 STYLE = Style(constant_weights=False)
-_CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
+_LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED")
 
 
 def lower(source: Source, scheme: str, path: Path) -> dict[str, Any]:
@@ -48,9 +48,9 @@ def lower(source: Source, scheme: str, path: Path) -> dict[str, Any]:
         "toolchain": base.versions("torch", "litert-torch", "ai-edge-quantizer", "ai-edge-litert"),
     }
     if scheme == "w8a8":
-        convs = [op for op in operators if op[0] in _CONVOLUTIONS]
-        left = [f"{name} #{i}" for i, (name, types) in enumerate(convs) if types[:2] != ["INT8", "INT8"]]
-        card["quantization"] = base.int8_card(source, len(convs), left, "tflite")
+        layers = [op for op in operators if op[0] in _LAYERS]
+        left = [f"{name} #{i}" for i, (name, types) in enumerate(layers) if types[:2] != ["INT8", "INT8"]]
+        card["quantization"] = base.int8_card(source, len(layers), left, "tflite")
     path.write_bytes(model)
     return card
 
@@ -114,26 +114,25 @@ def float_ends(model: bytes) -> bytes:
 
     root = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
     graph, code = root.subgraphs[0], schema.BuiltinOperator
-    ends = ((graph.inputs, "inputs", code.QUANTIZE), (graph.outputs, "outputs", code.DEQUANTIZE))
-    for indices, kind, builtin in ends:
-        for i, inner in enumerate(list(indices)):
+    for kind, builtin in (("inputs", code.QUANTIZE), ("outputs", code.DEQUANTIZE)):
+        indices = [int(i) for i in getattr(graph, kind)]
+        for i, inner in enumerate(indices):
             if graph.tensors[inner].type != schema.TensorType.INT8:
                 continue
-            outer = _float_twin(graph, root, inner, schema)
+            indices[i] = outer = _float_twin(graph, inner, schema)
             op = schema.OperatorT()
             op.opcodeIndex = _operator_code(root, builtin, schema)
             op.inputs, op.outputs = ([outer], [inner]) if kind == "inputs" else ([inner], [outer])
             graph.operators = [op, *graph.operators] if kind == "inputs" else [*graph.operators, op]
-            indices[i] = outer
-            for signature in root.signatureDefs:
-                for entry in getattr(signature, kind):
-                    entry.tensorIndex = outer if entry.tensorIndex == inner else entry.tensorIndex
+            for entry in (e for signature in root.signatureDefs for e in getattr(signature, kind)):
+                entry.tensorIndex = outer if entry.tensorIndex == inner else entry.tensorIndex
+        setattr(graph, kind, indices)
     builder = flatbuffers.Builder(len(model))
     builder.Finish(root.Pack(builder), b"TFL3")
     return bytes(builder.Output())
 
 
-def _float_twin(graph: Any, root: Any, index: int, schema: Any) -> int:
+def _float_twin(graph: Any, index: int, schema: Any) -> int:
     """A new float tensor of the same shape, which takes over the name; returns its index."""
     inner, outer = graph.tensors[index], schema.TensorT()
     outer.name, outer.shape, outer.shapeSignature = inner.name, inner.shape, inner.shapeSignature

@@ -117,6 +117,8 @@ class Search:
         for share in _SHARES:
             worst = ordered[: max(1, round(share * len(ordered)))]
             int8 = tuple(n for n in best.int8 if n not in worst)
+            if not any(nodes[n].target in static.WEIGHTED for n in int8):
+                return  # a float file by another name
             kept = tuple(Kept(path(nodes[n]), _short(nodes[n]), losses[n]) for n in worst)
             rounded = static.quantize(batched, best.ranges, style, int8, simulate=True)
             yield replace(best, int8=int8, kept=kept, cosine=self._cosine(rounded))

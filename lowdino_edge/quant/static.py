@@ -48,13 +48,18 @@ class Style:
         return 8 if self.weight_max > 63 else 7
 
 
+def is_layer(module: fx.GraphModule, node: fx.Node) -> bool:
+    """A convolution or linear layer with weights of its own."""
+    return node.target in WEIGHTED and constant(module, node.args[1]) is not None
+
+
 def sites(module: fx.GraphModule, style: Style) -> list[fx.Node]:
     """The operators that `style` would compute in int8, in order.
 
     What comes before the first layer and after the last one stays float: it is little work, and the embedding keeps
     its full resolution.
     """
-    layers = [n for n in module.graph.nodes if n.target in WEIGHTED and constant(module, n.args[1]) is not None]
+    layers = [n for n in module.graph.nodes if is_layer(module, n)]
     if not style.whole:
         return layers
     head, tail = _before(module), _after(module)

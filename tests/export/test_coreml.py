@@ -133,13 +133,13 @@ def test_a_w8a8_package_holds_int8_convolutions(made: dict[str, Any]) -> None:
     import coremltools as ct
 
     path, card = made["w8a8"]
-    total, left = coreml.float_convolutions(ct.utils.load_spec(str(path)))
+    total, left = coreml.float_layers(ct.utils.load_spec(str(path)))
     assert (total, left) == (card["quantization"]["convolutions_int8"], [])
     ops = mil.Program(path).ops
     assert ops["constexpr_affine_dequantize"] == ops["conv"] == total >= 5
     assert ops["quantize"] > 0 and ops["dequantize"] >= ops["quantize"]
     for scheme in SCHEMES[:-1]:
-        assert len(coreml.float_convolutions(ct.utils.load_spec(str(made[scheme][0])))[1]) == total
+        assert len(coreml.float_layers(ct.utils.load_spec(str(made[scheme][0])))[1]) == total
 
 
 def test_the_quantized_program_is_the_quantized_network(
@@ -205,7 +205,7 @@ class Forgotten(Source):
 
 def test_a_convolution_left_in_float_is_an_error(nano: Student, calibration: Calibration, tmp_path: Path) -> None:
     source = source_of(nano, "coreml", "w8a8", calibration)
-    with pytest.raises(UserError, match="left 7 of 7 convolutions of 'nano' in float"):
+    with pytest.raises(UserError, match="left 7 of 7 layers of 'nano' in float"):
         coreml.lower(Forgotten(source.student, source.network, source.decision), "w8a8", tmp_path / "x.mlpackage")
     assert list(tmp_path.iterdir()) == []
 
@@ -223,7 +223,7 @@ def test_layers_kept_in_float_are_counted(
     assert kept > 0 and len(part.int8) == len(whole.int8) - len(part.kept)
     path = tmp_path / "x.mlpackage"
     card = coreml.lower(Source(nano, part.network, part, {"deployment_target": ios}), "w8a8", path)
-    total, left = coreml.float_convolutions(ct.utils.load_spec(str(path)))
+    total, left = coreml.float_layers(ct.utils.load_spec(str(path)))
     assert (total, len(left)) == (7, kept)
     assert card["quantization"]["convolutions_int8"] == total - kept and card["quantization"]["convolutions"] == total
     assert len(card["quantization"]["kept_float"]) == len(part.kept)
@@ -248,7 +248,7 @@ def test_every_deployment_target_has_its_version_and_is_right(
     assert image.type.WhichOneof("Type") == "imageType"
     assert cosines(nano, load(nano, scheme, card, path), draw(32, seed=9)).mean() > LEAST[scheme]
     if scheme == "w8a8":
-        assert coreml.float_convolutions(program.spec) == (7, [])
+        assert coreml.float_layers(program.spec) == (7, [])
         assert program.ops["constexpr_blockwise_shift_scale"] == 7
 
 
