@@ -136,7 +136,7 @@ SCHEMES: dict[str, str] = {
     "none": "float as trained",
     "fp16": "16-bit float weights",
     "w8": "8-bit integer weights, activations float (tflite: quantized as they come)",
-    "dynamic": "8-bit integer weights, what enters a linear layer (executorch: or a convolution) is quantized as it comes",
+    "dynamic": "8-bit integer weights; the input of linear layers (executorch: all) quantized as it comes",
     "p6": "weights as one of 64 values (6-bit palette)",
     "p4": "weights as one of 16 values (4-bit palette)",
     "w8a8": "8-bit integer weights and activations, ranges from calibration images",

@@ -37,7 +37,7 @@ def prove(artifact: Artifact, subject: Subject) -> tuple[Float, dict[str, Any]]:
     records: list[Parity] = []
     encoder = runtimes.load(artifact)
     for each in (encoder, *runtimes.variants(artifact)):
-        z_ND = embed(each, subject.images_NCHW, f"parity of {artifact.name}")
+        z_ND = _embed_file(artifact, each, subject.images_NCHW, f"parity of {artifact.name}")
         record = parity(z_ref_ND, z_ND, getattr(each, "method", artifact.target))
         _check(artifact, record, finite=bool(np.isfinite(z_ND).all()))
         records.append(record)
@@ -53,11 +53,20 @@ def prove(artifact: Artifact, subject: Subject) -> tuple[Float, dict[str, Any]]:
     return z_first_ND, {"parity": {**first, **also}, **knn}
 
 
+def _embed_file(artifact: Artifact, encoder: Encoder, images_NCHW: Float | UInt8, what: str) -> Float:
+    """`embed`; a file that its own runtime cannot run disagrees as one that gives other numbers does."""
+    try:
+        return embed(encoder, images_NCHW, what)
+    except UserError as e:
+        way_out = milder(check_scheme(artifact.target, artifact.scheme)[0], artifact.scheme)
+        raise Disagrees(f"{artifact.name} of '{artifact.card['student']}' cannot be run: {e.message}", way_out) from e
+
+
 def _knn(artifact: Artifact, encoder: Encoder, subject: Subject) -> dict[str, Any]:
     """What the file loses in kNN against PyTorch, both on the same images."""
     if subject.knn_u8_NCHW is None or subject.knn_labels_N is None:
         return {"top1": None, "reason": "no labelled images"}
-    z_ND = embed(encoder, subject.knn_u8_NCHW, f"kNN of {artifact.name}")
+    z_ND = _embed_file(artifact, encoder, subject.knn_u8_NCHW, f"kNN of {artifact.name}")
     before = _halves(subject.float_embeddings("knn"), subject.knn_labels_N, subject.student.preprocess.image_size)
     after = _halves(z_ND, subject.knn_labels_N, subject.student.preprocess.image_size)
     drop = 100 * (before["top1"] - after["top1"])

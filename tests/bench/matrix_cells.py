@@ -42,7 +42,7 @@ def fingerprint(target: str, settings: Any) -> str:
     """Of what an outcome depends on besides the weights: two cells of one fingerprint may stand in one table."""
     packages = environment()["packages"]
     digest = hashlib.sha256(json.dumps([target, settings, packages], sort_keys=True, default=str).encode())
-    for file in [PACKAGE / "prove.py", *sorted(f for d in ("export", "quant", "runtimes") for f in _code(d, target))]:
+    for file in sorted(f for d in ("prove", "export", "quant", "runtimes") for f in _code(d, target)):
         digest.update(ast.dump(ast.parse(file.read_text(encoding="utf-8"))).encode())
     return digest.hexdigest()[:16]
 

@@ -55,7 +55,7 @@ TRAIN = ("train", "--student", "nano", "--epochs", "1", "--batch-size", "4")
         (("eval", "nan0", "--data", "synthetic"), "unknown model 'nan0'", "nano"),
         (("eval", "nano", "--data", "./few", "--task", "kmn"), "unknown task 'kmn'", "knn"),
         (("export", "nano", "--target", "corml"), "unknown target 'corml'", "coreml"),
-        (("export", "nano", "--target", "onnx", "--quantize", "w4"), "unknown scheme 'w4'", "w8"),
+        (("export", "nano", "--target", "onnx", "--quantize", "w5"), "unknown scheme 'w5'", "w8"),
         (
             ("distill", "--teacher", "dinov2_vits15", "--data", "./few", "--student", "nano"),
             "dinov2_vits15",
