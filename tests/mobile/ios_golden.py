@@ -106,7 +106,7 @@ def artifact_case() -> dict[str, Any]:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         card = {"target": "coreml", "scheme": "fp16", "file": "model.mlpackage", "embed_dim": DIM}
-        about = {"preprocess": preprocess.to_dict(), **coreml._card(student, "fp16", "iOS17")}
+        about = {"preprocess": preprocess.to_dict(), **coreml._card(student, "fp16", "iOS17"), "toolchain": {}}
         written = write_card(Path(folder), {**card, **about}).card
     return {"files": PACKAGE, "card": written}
 
