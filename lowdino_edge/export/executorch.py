@@ -16,8 +16,8 @@ from torch import fx
 from lowdino_edge.errors import UserError, missing_extra
 from lowdino_edge.export import base
 from lowdino_edge.export.base import Source
-from lowdino_edge.quant.prepare import CONVOLUTIONS, aten, calls, constant, example, store
-from lowdino_edge.quant.static import Style, q8, weight_scales
+from lowdino_edge.quant.prepare import CONVOLUTIONS, aten, calls, copied, example
+from lowdino_edge.quant.static import WEIGHTED, Style, is_layer, q8, round_weight
 
 STYLE = Style()
 
@@ -82,8 +82,8 @@ def dynamic_layers(module: fx.GraphModule) -> list[fx.Node]:
     Convolutions are among them: measured on mobilenetv4_conv_small (96 px) and resnet5m (64 px) they are 1.7 and 1.9
     to 3.9 times as fast as float ones, with cosines of 0.998 and 0.999.
     """
-    kinds = (*CONVOLUTIONS, aten.linear.default) if only_maps(module) else (aten.linear.default,)
-    return [n for n in calls(module, *kinds) if constant(module, n.args[1]) is not None and not _is_depthwise(n)]
+    kinds = WEIGHTED if only_maps(module) else (aten.linear.default,)
+    return [n for n in calls(module, *kinds) if is_layer(module, n) and not _is_depthwise(n)]
 
 
 def only_maps(module: fx.GraphModule) -> bool:
@@ -120,27 +120,19 @@ def _weight_shape(node: fx.Node) -> tuple[int, ...]:
 
 def _dynamic(source: Source) -> Any:
     """The network's program with int8 weights, and with nodes that quantize what enters their layers as it comes."""
-    graph = fx.Graph()
-    graph.output(graph.graph_copy(source.network.module.graph, {}))
-    module = fx.GraphModule(source.network.module, graph)
+    module = copied(source.network.module)
     graph, least, top = module.graph, -128, 127
     for node in dynamic_layers(module):
-        image, weight = node.args[0], constant(module, node.args[1])
-        assert isinstance(image, fx.Node) and weight is not None
-        scales = weight_scales(weight, STYLE)
-        int8 = (weight / scales.view(-1, *[1] * (weight.dim() - 1))).round().clamp(-top, top).to(torch.int8)
-        zeros = torch.zeros(len(scales), dtype=torch.int64)
-        stored = [
-            store(module, node, f"{node.name}_{k}", v) for k, v in (("int8", int8), ("scale", scales), ("zero", zeros))
-        ]
+        image = node.args[0]
+        assert isinstance(image, fx.Node)
+        round_weight(module, node, STYLE)
         with graph.inserting_before(node):
             chosen = graph.call_function(q8.choose_qparams.tensor, (image, least, top, 1e-7, torch.int8))
             scale, zero = (graph.call_function(operator.getitem, (chosen, i)) for i in (0, 1))
             rest = (scale, zero, least, top, torch.int8)
             quantized = graph.call_function(q8.quantize_per_tensor.tensor, (image, *rest))
             restored = graph.call_function(q8.dequantize_per_tensor.tensor, (quantized, *rest))
-            kernel = graph.call_function(q8.dequantize_per_channel.default, (*stored, 0, -top, top, torch.int8))
-        node.args = (restored, kernel, *node.args[2:])
+        node.args = (restored, *node.args[1:])
     graph.eliminate_dead_code()  # the float weights
     return torch.export.export(fx.GraphModule(module, graph), (example(source.network.size),))
 
@@ -219,16 +211,24 @@ def check_delegation(student: Any, delegation: dict[str, Any], name: str) -> Non
 def float_layers(program: Any) -> tuple[int, list[str]]:
     """How many convolutions and linear layers there are, and the modules of those whose input or weight is not
     dequantized int8."""
-    total, left = 0, []
+    found = list(_layers(program))
+    return len(found), [_module(node) for node, _, int8 in found if not int8]
+
+
+def _layers(program: Any) -> Iterator[tuple[Any, str, bool]]:
+    """Every layer of a lowered program, its kind (`convolution` or `linear`), and whether XNNPACK has it in int8."""
     for node, delegated in _operators(program):
         name = str(node.target)
-        if not any(word in name for word in (*_CONVOLUTION, ".linear", "addmm")):
-            continue
-        total += 1
-        read = node.args[1:3] if "addmm" in name else node.args[:2]
-        if not (delegated and all("dequantize_per" in str(getattr(a, "target", "")) for a in read)):
-            left.append(_module(node))
-    return total, left
+        kind = "convolution" if any(word in name for word in _CONVOLUTION) else "linear"
+        if kind == "convolution" or ".linear" in name or "addmm" in name:
+            read = _read(node)
+            yield node, kind, delegated and all("dequantize_per" in str(getattr(a, "target", "")) for a in read)
+
+
+def _read(layer: Any) -> tuple[Any, Any]:
+    """What enters a layer, and its weight."""
+    given = layer.args[1:3] if "addmm" in str(layer.target) else layer.args[:2]
+    return given[0], given[1]
 
 
 def _module(node: Any) -> str:
@@ -240,14 +240,9 @@ def _weights(program: Any) -> tuple[Counter[str], list[tuple[str, str]]]:
     """Counts of the `convolution` and `linear` layers that XNNPACK computes on int8; kind and module of the others with
     1,024 and more weights, the kind of some being `depthwise`."""
     found, left = Counter[str](), []
-    for node, delegated in _operators(program):
-        name = str(node.target)
-        kind = "convolution" if any(word in name for word in _CONVOLUTION) else "linear"
-        if kind == "linear" and ".linear" not in name and "addmm" not in name:
-            continue
-        image, weight = node.args[1:3] if "addmm" in name else node.args[:2]
-        shape = weight.meta["val"].shape
-        if delegated and all("dequantize_per" in str(a.target) for a in (image, weight)):
+    for node, kind, int8 in _layers(program):
+        shape = _read(node)[1].meta["val"].shape
+        if int8:
             found[kind] += 1
         elif math.prod(shape) >= _SMALL:
             left.append(("depthwise" if kind == "convolution" and shape[1] == 1 else kind, _module(node)))

@@ -11,7 +11,7 @@ import torch
 from lowdino_edge.errors import missing_extra
 from lowdino_edge.export import base
 from lowdino_edge.export.base import Source
-from lowdino_edge.export.onnx_weights import int8_weights, layers, transpose_weights
+from lowdino_edge.export.onnx_weights import constants_of, int8_weights, layers, transpose_weights
 from lowdino_edge.quant.static import Style
 
 OPSET = 18
@@ -141,11 +141,6 @@ def float_layers(model: Any) -> tuple[int, list[str]]:
         quantized = made_by.get(image)
         return stored.get(weight) in int8 and quantized is not None and quantized.op_type == "QuantizeLinear"
 
-    def constant(name: str) -> bool:  # a product of two activations is no layer
-        node = made_by.get(before(name))
-        while node is not None and node.op_type == "Transpose":
-            node = made_by.get(before(node.input[0])) if before(node.input[0]) not in stored else None
-        return node is None
-
-    layers = [n for n in model.graph.node if n.op_type in ("Conv", "Gemm", "MatMul") and constant(n.input[1])]
+    constants = constants_of(model)  # a product of two activations is no layer
+    layers = [n for n in model.graph.node if n.op_type in ("Conv", "Gemm", "MatMul") and n.input[1] in constants]
     return len(layers), [n.name for n in layers if not is_int8(n)]

@@ -122,14 +122,9 @@ def layers(model: Any) -> tuple[Counter[str], list[str]]:
     import onnx
 
     int8 = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
-    constants = {t.name: [t] for t in model.graph.initializer}  # every value that no image reaches: what it comes from
+    constants = constants_of(model)
     found, left = Counter[str](), []
     for node in model.graph.node:
-        if node.op_type == "Constant":
-            constants[node.output[0]] = [a.t for a in node.attribute if a.name == "value"]
-        elif all(i in constants for i in node.input if i):
-            for out in node.output:
-                constants[out] = [t for i in node.input if i for t in constants[i]]
         if node.op_type == "MatMulInteger":
             found += Counter(linears=1, dynamic=1)
         for weights in (constants[i] for i in node.input[:2] if i in constants and node.op_type in _LAYERS):
@@ -138,6 +133,18 @@ def layers(model: Any) -> tuple[Counter[str], list[str]]:
             elif any(np.prod(t.dims) >= _SMALL for t in weights):
                 left.append(node.name)
     return found, left
+
+
+def constants_of(model: Any) -> dict[str, list[Any]]:
+    """Every value that no image reaches, and the stored tensors it comes from."""
+    constants = {t.name: [t] for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            constants[node.output[0]] = [a.t for a in node.attribute if a.name == "value"]
+        elif all(i in constants for i in node.input if i):
+            for out in node.output:
+                constants[out] = [t for i in node.input if i for t in constants[i]]
+    return constants
 
 
 def transpose_weights(model: Any) -> None:
@@ -151,7 +158,8 @@ def transpose_weights(model: Any) -> None:
     nodes = []
     for node in graph.node:
         restored = made_by.get(node.input[0]) if node.op_type == "Transpose" else None
-        weight = stored.get(restored.input[0]) if restored is not None and _is_dequantize(restored) else None
+        restored = restored if restored is not None and restored.op_type == "DequantizeLinear" else None
+        weight = stored.get(restored.input[0]) if restored is not None else None
         if restored is None or weight is None or len(weight.dims) != 2 or _attributes(node)["perm"] != [1, 0]:
             nodes.append(node)
             continue
@@ -163,10 +171,6 @@ def transpose_weights(model: Any) -> None:
         inputs = [name, *restored.input[1:]]
         nodes.append(helper.make_node("DequantizeLinear", inputs, [*node.output], name=f"{node.name}.int8", axis=axis))
     _keep(graph, nodes)
-
-
-def _is_dequantize(node: Any) -> bool:
-    return bool(node.op_type == "DequantizeLinear")
 
 
 def _keep(graph: Any, nodes: list[Any]) -> None:

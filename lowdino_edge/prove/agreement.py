@@ -10,7 +10,7 @@ import numpy as np
 from lowdino_edge import console, runtimes
 from lowdino_edge.artifact import Artifact
 from lowdino_edge.errors import UserError
-from lowdino_edge.export import EXACT, TargetSpec, check_scheme
+from lowdino_edge.export import EXACT, TARGETS
 from lowdino_edge.types import Encoder, Float, Int64, Parity, UInt8
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _embed_file(artifact: Artifact, encoder: Encoder, images_NCHW: Float | UInt8
     try:
         return embed(encoder, images_NCHW, what)
     except UserError as e:
-        way_out = milder(check_scheme(artifact.target, artifact.scheme)[0], artifact.scheme)
+        way_out = milder(artifact.target, artifact.scheme)
         raise Disagrees(f"{artifact.name} of '{artifact.card['student']}' cannot be run: {e.message}", way_out) from e
 
 
@@ -75,7 +75,7 @@ def _knn(artifact: Artifact, encoder: Encoder, subject: Subject) -> dict[str, An
             f"{artifact.name} of '{artifact.card['student']}' loses {drop:.2f} points of kNN "
             f"({100 * before['top1']:.2f}% -> {100 * after['top1']:.2f}%, {before['n_query']} queries), "
             f"{subject.max_knn_drop:g} allowed",
-            f"{milder(check_scheme(artifact.target, artifact.scheme)[0], artifact.scheme)}, or raise --max-knn-drop",
+            f"{milder(artifact.target, artifact.scheme)}, or raise --max-knn-drop",
         )
     return {
         **after,
@@ -120,14 +120,14 @@ def _check(artifact: Artifact, record: Parity, *, finite: bool) -> None:
     raise Disagrees(
         f"{artifact.name} of '{artifact.card['student']}' does not agree with PyTorch: "
         + (figures if finite else f"embeddings that are not finite, {record.method}"),
-        milder(check_scheme(artifact.target, artifact.scheme)[0], artifact.scheme),
+        milder(artifact.target, artifact.scheme),
     )
 
 
-def milder(spec: TargetSpec, scheme: str) -> str:
+def milder(target: str, scheme: str) -> str:
     """The schemes of the same target that change less, the smallest file first."""
-    milder = [s for s in spec.schemes if THRESHOLDS[s] > THRESHOLDS[scheme]]
-    return f"use --quantize {' or '.join(reversed(milder))}" if milder else "try another target, or another student"
+    found = [s for s in TARGETS[target].schemes if THRESHOLDS[s] > THRESHOLDS[scheme]]
+    return f"use --quantize {' or '.join(reversed(found))}" if found else "try another target, or another student"
 
 
 def embed(encoder: Encoder, images_NCHW: Float | UInt8, what: str = "embed") -> Float:

@@ -69,7 +69,7 @@ class Subject:
             raise Disagrees(
                 f"{spec.id} {scheme} of '{self.student.id}' loses its neighbours: cosine {last.cosine:.4f} with "
                 f"{len(last.kept)} layers left in float (needs {THRESHOLDS[scheme]})",
-                milder(spec, scheme),
+                milder(spec.id, scheme),
             )
 
     def all_int8(self, spec: TargetSpec) -> Source:

@@ -13,7 +13,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from lowdino_edge.quant.prepare import CONVOLUTIONS, aten, bias_of, calls, constant, retrace, set_convolution, store
+from lowdino_edge.quant.prepare import (
+    CONVOLUTIONS,
+    aten,
+    bias_of,
+    calls,
+    constant,
+    copied,
+    retrace,
+    set_convolution,
+    store,
+)
 from lowdino_edge.quant.ranges import Seen
 
 _RELU = (aten.relu.default, aten.relu_.default)
@@ -32,9 +42,7 @@ class Pair:
 
 def equalise(module: fx.GraphModule, seen: Mapping[str, Seen], size: int, batch: int = 1) -> tuple[fx.GraphModule, int]:
     """A copy with lopsided channels evened out, and how many values that were. The network computes the same."""
-    graph = fx.Graph()
-    graph.output(graph.graph_copy(module.graph, {}))
-    out = fx.GraphModule(module, graph)
+    out = copied(module)
     done = 0
     for pair in _pairs(out):
         found = seen.get(pair.value.name)

@@ -77,6 +77,13 @@ def retrace(module: fx.GraphModule, size: int, batch: int = 1) -> fx.GraphModule
     return fx.GraphModule(traced, traced.graph)
 
 
+def copied(module: fx.GraphModule) -> fx.GraphModule:
+    """A graph of its own over the same weights, every node under its name."""
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(module.graph, {}))
+    return fx.GraphModule(module, graph)
+
+
 def calls(module: fx.GraphModule, *targets: Any) -> list[fx.Node]:
     """The calls of these operators, in order."""
     return [n for n in module.graph.nodes if n.op == "call_function" and n.target in targets]

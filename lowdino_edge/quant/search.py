@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -79,17 +80,15 @@ class Search:
     """Decisions for one student on one set of calibration images; measurements are shared between styles."""
 
     def __init__(self, student: Any, network: Network, images_NCHW: np.ndarray) -> None:
-        size = network.size
         self.single = network
         self.images = list(torch.from_numpy(np.ascontiguousarray(images_NCHW)).split(BATCH))
         self.images = [x for x in self.images if len(x) == BATCH] or [_filled(self.images[0])]
         # the same graph for a batch: measuring takes a fraction of the time
-        batched = prepare(trace(student, BATCH), size, BATCH)
-        self.batched = batched
+        self.batched = prepare(trace(student, BATCH), network.size, BATCH).module
         with console.bar("observe ranges", BATCH * len(self.images)) as bar:
-            self.seen: dict[str, Seen] = observe(batched.module, self.images, bar.advance)
+            self.seen: dict[str, Seen] = observe(self.batched, self.images, bar.advance)
         self.judged = self.images[: math.ceil(_JUDGED / BATCH)]
-        self.reference = _embed(batched.module, self.judged)
+        self.reference = _embed(self.batched, self.judged)
         self._found: dict[Style, list[Decision]] = {}
         self._rest: dict[Style, Iterator[Decision]] = {}
 
@@ -126,8 +125,8 @@ class Search:
     def _ranges(self, style: Style) -> tuple[fx.GraphModule, Decision]:
         """Every layer in int8, by the best ranges, with and without equalisation, with the graph it was judged on."""
         found: list[tuple[fx.GraphModule, Decision]] = []
-        plain = (self.batched.module, self.single, self.seen, 0)
-        for batched, single, seen, equalised in (plain, *self._equalised()):
+        plain = (self.batched, self.single, self.seen, 0)
+        for batched, single, seen, equalised in (plain, *self._equalised):
             int8 = tuple(n.name for n in static.sites(batched, style))
             for method in METHODS:
                 ranges = choose(seen, method)
@@ -135,15 +134,13 @@ class Search:
                 found.append((batched, Decision(single, style, ranges, method, int8, equalised, cosine)))
         return max(found, key=lambda pair: pair[1].cosine)
 
+    @cached_property
     def _equalised(self) -> list[tuple[fx.GraphModule, Network, dict[str, Seen], int]]:
-        if not hasattr(self, "_even"):
-            batched, n = equalise(self.batched.module, self.seen, self.single.size, BATCH)
-            self._even = []
-            if n:
-                single, _ = equalise(self.single.module, self.seen, self.single.size)
-                network = Network(single, self.single.size, self.single.program)
-                self._even = [(batched, network, observe(batched, self.images), n)]
-        return self._even
+        batched, n = equalise(self.batched, self.seen, self.single.size, BATCH)
+        if not n:
+            return []
+        single, _ = equalise(self.single.module, self.seen, self.single.size)
+        return [(batched, replace(self.single, module=single), observe(batched, self.images), n)]
 
     def _losses(self, batched: fx.GraphModule, decision: Decision) -> dict[str, float]:
         """What each layer alone takes from the mean cosine, everything else in float."""

@@ -14,7 +14,7 @@ import torch
 import torch.ao.quantization.fx._decomposed  # registers quantized_decomposed
 from torch import Tensor, fx
 
-from lowdino_edge.quant.prepare import CONVOLUTIONS, aten, constant, store
+from lowdino_edge.quant.prepare import CONVOLUTIONS, aten, constant, copied, store
 from lowdino_edge.quant.ranges import Ranges
 
 q8 = torch.ops.quantized_decomposed
@@ -112,10 +112,7 @@ def quantize(
     Args:
         simulate: round in place by torch's fused operator instead: the same numbers, several times faster.
     """
-    graph = fx.Graph()
-    copied: dict[fx.Node, fx.Node] = {}
-    graph.output(graph.graph_copy(module.graph, copied))
-    out = fx.GraphModule(module, graph)
+    out = copied(module)
     graph = out.graph
     chosen = [n for n in graph.nodes if n.name in int8 and n.op == "call_function"]
     wanted: dict[fx.Node, list[fx.Node]] = {}  # value -> operators that read its integers
@@ -124,12 +121,11 @@ def quantize(
             wanted.setdefault(value, []).append(node)
     made = {result_of(n) for n in chosen} if style.whole else set()
     for value in [n for n in graph.nodes if n in wanted or n in made]:
-        everyone = value in made
-        readers = list(value.users) if everyone else wanted[value]
-        _round_activation(out, value, readers, ranges[_observed(value)], style, simulate)
+        readers = list(value.users) if value in made else wanted[value]
+        _round_activation(out, value, readers, ranges[value.name], style, simulate)
     for node in chosen:
         if node.target in WEIGHTED:
-            _round_weight(out, node, style, simulate)
+            round_weight(out, node, style, simulate=simulate)
     graph.eliminate_dead_code()
     return fx.GraphModule(out, graph)  # without the float weights, which nothing reads any more
 
@@ -139,15 +135,11 @@ def _inputs(module: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
     return [a for a in given if isinstance(a, fx.Node) and constant(module, a) is None]
 
 
-def _observed(node: fx.Node) -> str:
-    return node.name
-
-
 def affine(low: float, high: float, style: Style) -> tuple[float, int, int, int]:
     """Scale, zero point and bounds of an activation whose values lie in [low, high]; zero is always exact."""
     low, high = min(low, 0.0), max(high, 0.0)
     first, last = (0, 255) if style.unsigned else (-128, 127)
-    scale = max((high - low) / 255, style.least_scale, 1e-12)
+    scale = max((high - low) / 255, style.least_scale)
     zero = max(first, min(last, round(first - low / scale)))
     return scale, zero, first, last
 
@@ -185,31 +177,25 @@ def _round_activation(
 def weight_scales(weight: Tensor, style: Style) -> Tensor:
     """One scale for each output channel (first axis)."""
     peak_C = weight.abs().flatten(1).amax(1)
-    return (peak_C / style.weight_max).clamp(min=max(style.least_scale, 1e-12))
+    return (peak_C / style.weight_max).clamp(min=style.least_scale)
 
 
-def _round_weight(module: fx.GraphModule, node: fx.Node, style: Style, simulate: bool) -> None:
+def round_weight(module: fx.GraphModule, node: fx.Node, style: Style, *, simulate: bool = False) -> None:
+    """Gives a layer int8 weights: integers, or the float weight and a quantize node, and a dequantize node behind them;
+    with `simulate` their values in float."""
     weight = constant(module, node.args[1])
     assert weight is not None
-    scales = weight_scales(weight, style)
-    top = style.weight_max
-    shape = (-1, *[1] * (weight.dim() - 1))
-    int8 = (weight / scales.view(shape)).round().clamp(-top, top).to(torch.int8)
-    if simulate:
-        args = list(node.args)
-        args[1] = store(module, node, f"{node.name}_rounded", int8.float() * scales.view(shape))
-        node.args = tuple(args)
-        return
-    zeros = torch.zeros(len(scales), dtype=torch.int64)
-    stored = store(
-        module, node, f"{node.name}_int8", int8 if style.constant_weights else int8.float() * scales.view(shape)
-    )
-    scale, zero = store(module, node, f"{node.name}_scale", scales), store(module, node, f"{node.name}_zero", zeros)
-    with module.graph.inserting_before(node):
+    scales, top = weight_scales(weight, style), style.weight_max
+    scales_like = scales.view(-1, *[1] * (weight.dim() - 1))
+    int8 = (weight / scales_like).round().clamp(-top, top).to(torch.int8)
+    value = int8 if style.constant_weights and not simulate else int8.float() * scales_like
+    made = store(module, node, f"{node.name}_{'rounded' if simulate else 'int8'}", value)
+    if not simulate:
+        zeros = torch.zeros(len(scales), dtype=torch.int64)
+        scale, zero = store(module, node, f"{node.name}_scale", scales), store(module, node, f"{node.name}_zero", zeros)
         rest = (scale, zero, 0, -top, top, torch.int8)
-        if not style.constant_weights:
-            stored = module.graph.call_function(q8.quantize_per_channel.default, (stored, *rest))
-        float_again = module.graph.call_function(q8.dequantize_per_channel.default, (stored, *rest))
-    args = list(node.args)
-    args[1] = float_again
-    node.args = tuple(args)
+        with module.graph.inserting_before(node):
+            if not style.constant_weights:
+                made = module.graph.call_function(q8.quantize_per_channel.default, (made, *rest))
+            made = module.graph.call_function(q8.dequantize_per_channel.default, (made, *rest))
+    node.args = (node.args[0], made, *node.args[2:])

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowdino_edge.types import Preprocess
+from lowdino_edge.types import Float, Preprocess
+
+
+def reference(student: nn.Module, x_BCHW: Float) -> Float:
+    """What PyTorch gives."""
+    with torch.no_grad():
+        z: Float = student(torch.from_numpy(x_BCHW)).numpy()
+    return z
+
+
+def close(z: Float, ref: Float, share: float) -> None:
+    """Fails where they differ by more than a share of the reference's length."""
+    assert np.linalg.norm(z - ref) < share * np.linalg.norm(ref)
 
 
 class Micro(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import Deep, Micro, Tokens
+from small import Deep, Micro, Tokens, close, reference
 from sources import source_of
 from torch import nn
 
@@ -33,16 +33,6 @@ def run(path: Path, x_BCHW: Float) -> Float:
     method = program.load_method("forward")
     assert method is not None
     return np.stack([method.execute((torch.from_numpy(x[None].copy()),))[0][0].numpy().copy() for x in x_BCHW])
-
-
-def reference(student: nn.Module, x_BCHW: Float) -> Float:
-    with torch.no_grad():
-        z: Float = student(torch.from_numpy(x_BCHW)).numpy()
-    return z
-
-
-def close(z: Float, ref: Float, share: float) -> None:
-    assert np.linalg.norm(z - ref) < share * np.linalg.norm(ref)
 
 
 class Mixer(nn.Module):

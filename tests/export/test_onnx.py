@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import Micro, Tokens
+from small import Micro, Tokens, close, reference
 from sources import source_of
 from torch import nn
 
@@ -53,16 +53,6 @@ def optimised(path: Path) -> Counter[str]:
 
 def stored(model: Any) -> dict[str, np.ndarray]:
     return {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
-
-
-def reference(student: nn.Module, x_BCHW: Float) -> Float:
-    with torch.no_grad():
-        z: Float = student(torch.from_numpy(x_BCHW)).numpy()
-    return z
-
-
-def close(z: Float, ref: Float, share: float) -> None:
-    assert np.linalg.norm(z - ref) < share * np.linalg.norm(ref)
 
 
 def test_w8a8_has_every_convolution_in_int8(nano: Student, calibration: Calibration, tmp_path: Path) -> None:
