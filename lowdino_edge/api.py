@@ -186,16 +186,38 @@ def export(
     Raises:
         UserError: a scheme the target does not have, parity under its threshold (with the figures), a missing extra.
     """
-    from lowdino_edge.config import ExportConfig
     from lowdino_edge.export import check_scheme
+
+    pairs = [(t, s) for t in targets for s in schemes]
+    for target, scheme in pairs:
+        check_scheme(target, scheme)
+    made, refused = export_pairs(model, pairs, out=out, recipe=recipe, calibration=calibration, work=work)
+    if len(refused) == 1:
+        raise next(iter(refused.values()))
+    if refused:
+        said = "; ".join(e.message for e in refused.values())
+        hint = next(iter(refused.values())).hint
+        raise UserError(f"{len(refused)} of {len(pairs)} artifacts were refused: {said}", hint)
+    return made
+
+
+def export_pairs(
+    model: str,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    out: Path | None = None,
+    recipe: Recipe | None = None,
+    calibration: str | None = None,
+    work: Workspace | None = None,
+) -> tuple[list[Artifact], dict[tuple[str, str], UserError]]:
+    """`export` for pairs of target and scheme; what was refused, and why, is returned instead of raised."""
+    from lowdino_edge.config import ExportConfig
+    from lowdino_edge.export import EXACT
     from lowdino_edge.prove import export_subject
 
     recipe = recipe or Recipe()
     found = resolve(model)
     base = out or (found.run / "artifacts" if found.run else Path("artifacts") / found.name)
-    pairs = [(t, s) for t in targets for s in schemes]
-    for target, scheme in pairs:
-        check_scheme(target, scheme)
     cfg = recipe.export or ExportConfig()
     calibration = calibration or cfg.calibration
     work = work or Workspace(recipe)
@@ -204,45 +226,39 @@ def export(
         if calibration is None
         else Workspace(recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": calibration})}))
     )
-    subject = _subject(found.student(recipe.student.image_size), source, cfg)
+    student = found.student(recipe.student.image_size)
+    subject = _subject(student, source, cfg, knn=any(scheme not in EXACT for _, scheme in pairs))
     extra = {**_origin(found), "proof": {"source": source.recipe.data.source, "split": "test"}}
     extra["proof"]["images"] = len(subject.images_NCHW)
-    made, refused = [], []
+    made: list[Artifact] = []
+    refused: dict[tuple[str, str], UserError] = {}
     with console.bar("export", len(pairs)) as bar:
         for target, scheme in pairs:
             try:
                 artifact = export_subject(subject, target, scheme, base, extra=extra)
             except UserError as e:
-                refused.append(e)
+                refused[target, scheme] = e
                 console.warn(e.message)
                 continue
             console.say(_proof_text(artifact.name, artifact.card))
             made.append(artifact)
             bar.advance(1, artifact.name)
-    if len(refused) == 1:
-        raise refused[0]
-    if refused:
-        said = "; ".join(e.message for e in refused)
-        raise UserError(f"{len(refused)} of {len(pairs)} artifacts were refused: {said}", refused[0].hint)
-    return made
+    return made, refused
 
 
-def _subject(student: Student, work: Workspace, cfg: ExportConfig) -> Subject:
+def _subject(student: Student, work: Workspace, cfg: ExportConfig, *, knn: bool) -> Subject:
     """The student with the images its files are calibrated and proven on."""
     from lowdino_edge.prove import Subject
     from lowdino_edge.quant.calibration import calibration_from
 
     ranges, images = work.calibration_and_proof(student.preprocess, cfg.calibration_images, cfg.parity_images)
     where = work.recipe.data.source
-    knn = None
-    if cfg.knn_images and work.labelled():
-        knn = work.queries(student.preprocess, cfg.knn_images)
+    measured = knn and cfg.knn_images and work.labelled()
     return Subject(
         student,
         calibration_from(ranges, where, limit=cfg.calibration_images) if len(ranges) else None,
         images,
-        None if knn is None else knn.u8_NCHW,
-        None if knn is None else knn.labels,
+        work.queries(student.preprocess, cfg.knn_images) if measured else None,
         max_knn_drop=cfg.max_knn_drop,
         options={"deployment_target": cfg.deployment_target},
     )

@@ -153,19 +153,20 @@ def _export(recipe: Recipe, top: Run, work: Workspace) -> UserError | None:
     report says it beside those that were proven."""
     assert recipe.export is not None
     pairs = [(t, s) for t in recipe.export.targets for s in recipe.export.schemes]
-    refused: list[UserError] = []
-    for target, scheme in pairs:
-        if _fresh(top.artifacts / f"{target}-{scheme}", top):
-            continue
-        try:
-            api.export(str(top.path), targets=[target], schemes=[scheme], recipe=recipe, work=work)
-        except UserError as e:
-            refused.append(e)
-            shutil.rmtree(top.artifacts / f"{target}-{scheme}", ignore_errors=True)  # of earlier weights
-    write_json(top.results / "refused.json", {"refused": [f"{e.message}; {e.hint}" for e in refused]})
+    wanted = [(t, s) for t, s in pairs if not _fresh(top.artifacts / f"{t}-{s}", top)]
+    refused: dict[tuple[str, str], UserError] = {}
+    try:
+        if wanted:
+            _, refused = api.export_pairs(str(top.path), wanted, recipe=recipe, work=work)
+    except UserError as e:  # nothing to prove any of them on
+        refused = dict.fromkeys(wanted, e)
+    for target, scheme in refused:
+        shutil.rmtree(top.artifacts / f"{target}-{scheme}", ignore_errors=True)  # of earlier weights
+    write_json(top.results / "refused.json", {"refused": [f"{e.message}; {e.hint}" for e in refused.values()]})
     if not refused:
         return None
-    return UserError(f"{len(refused)} of {len(pairs)} artifacts were refused: {refused[0].message}", refused[0].hint)
+    first = next(iter(refused.values()))
+    return UserError(f"{len(refused)} of {len(pairs)} artifacts were refused: {first.message}", first.hint)
 
 
 def _benchmarked(top: Run) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from image_arrays import Images
 from torch import nn
 
 from lowdino_edge.artifact import Artifact
@@ -119,10 +120,11 @@ def test_what_quantization_costs_in_knn_is_measured_and_held_to_its_budget(image
     colours = np.array([[220, 40, 40], [40, 220, 40], [40, 40, 220], [210, 210, 210]]).reshape(4, 3, 1, 1)
     pictures = (colours[labels] + rng.integers(-30, 30, (64, 3, 16, 16))).clip(0, 255).astype(np.uint8)
     student = Micro()
-    subject = Subject(student, Calibration(images, "noise"), images, pictures, labels)  # type: ignore[arg-type]
-    knn = export_subject(subject, "onnx", "w8a8", tmp_path).card["knn"]
-    assert knn["top1_float"] > 0.9 and knn["n_query"] == 64 and knn["n_bank"] == 32
-    assert knn["drop_points"] == round(100 * (knn["top1_float"] - knn["top1"]), 4) <= knn["budget_points"] == 1.0
+    knn = Images(pictures, labels, [str(i) for i in range(64)], ["red", "green", "blue", "grey"])
+    subject = Subject(student, Calibration(images, "noise"), images, knn)  # type: ignore[arg-type]
+    cost = export_subject(subject, "onnx", "w8a8", tmp_path).card["knn"]
+    assert cost["top1_float"] > 0.9 and cost["n_query"] == 64 and cost["n_bank"] == 32
+    assert cost["drop_points"] == round(100 * (cost["top1_float"] - cost["top1"]), 4) <= cost["budget_points"] == 1.0
     assert "knn" not in export_subject(subject, "onnx", "fp16", tmp_path).card
 
     subject.max_knn_drop = -200.0  # no file can gain that much

@@ -78,7 +78,7 @@ def export_subject(
             tmp,
             inputs_NCHW=subject.images_NCHW[:n],
             embedding_ND=None if z_ND is None else z_ND[:n],
-            reference_ND=subject.float_embeddings("parity")[:n],
+            reference_ND=subject.reference_ND[:n],
         )
         card["golden_sha256"] = artifacts.digest(tmp / artifacts.GOLDEN)
         file = tmp / card["file"]

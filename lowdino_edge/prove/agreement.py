@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ from lowdino_edge import console, runtimes
 from lowdino_edge.artifact import Artifact
 from lowdino_edge.errors import UserError
 from lowdino_edge.export import EXACT, TARGETS
-from lowdino_edge.types import Encoder, Float, Int64, Parity, UInt8
+from lowdino_edge.types import Embeddings, Encoder, Float, Parity
 
 if TYPE_CHECKING:
     from lowdino_edge.prove.subject import Subject
@@ -32,12 +34,13 @@ def prove(artifact: Artifact, subject: Subject) -> tuple[Float, dict[str, Any]]:
     """The file's embeddings, its parity record and its kNN. Every way of running the file has to agree with PyTorch."""
     from lowdino_edge.evals.parity import parity
 
-    z_ref_ND = subject.float_embeddings("parity")
+    z_ref_ND = subject.reference_ND
     z_first_ND: Float | None = None
     records: list[Parity] = []
     encoder = runtimes.load(artifact)
     for each in (encoder, *runtimes.variants(artifact)):
-        z_ND = _embed_file(artifact, each, subject.images_NCHW, f"parity of {artifact.name}")
+        with _running(artifact):
+            z_ND = embed(each, subject.images_NCHW, f"parity of {artifact.name}")
         record = parity(z_ref_ND, z_ND, getattr(each, "method", artifact.target))
         _check(artifact, record, finite=bool(np.isfinite(z_ND).all()))
         records.append(record)
@@ -53,10 +56,11 @@ def prove(artifact: Artifact, subject: Subject) -> tuple[Float, dict[str, Any]]:
     return z_first_ND, {"parity": {**first, **also}, **knn}
 
 
-def _embed_file(artifact: Artifact, encoder: Encoder, images_NCHW: Float | UInt8, what: str) -> Float:
-    """`embed`; a file that its own runtime cannot run disagrees as one that gives other numbers does."""
+@contextmanager
+def _running(artifact: Artifact) -> Iterator[None]:
+    """A file that its own runtime cannot run disagrees as one that gives other numbers does."""
     try:
-        return embed(encoder, images_NCHW, what)
+        yield
     except UserError as e:
         way_out = milder(artifact.target, artifact.scheme)
         raise Disagrees(f"{artifact.name} of '{artifact.card['student']}' cannot be run: {e.message}", way_out) from e
@@ -64,11 +68,14 @@ def _embed_file(artifact: Artifact, encoder: Encoder, images_NCHW: Float | UInt8
 
 def _knn(artifact: Artifact, encoder: Encoder, subject: Subject) -> dict[str, Any]:
     """What the file loses in kNN against PyTorch, both on the same images."""
-    if subject.knn_u8_NCHW is None or subject.knn_labels_N is None:
+    from lowdino_edge.evals.embed import embed
+
+    if subject.knn is None:
         return {"top1": None, "reason": "no labelled images"}
-    z_ND = _embed_file(artifact, encoder, subject.knn_u8_NCHW, f"kNN of {artifact.name}")
-    before = _halves(subject.float_embeddings("knn"), subject.knn_labels_N, subject.student.preprocess.image_size)
-    after = _halves(z_ND, subject.knn_labels_N, subject.student.preprocess.image_size)
+    with _running(artifact):
+        embedded = embed(encoder, subject.knn)
+    size = subject.student.preprocess.image_size
+    before, after = _halves(subject.knn_reference, size), _halves(embedded, size)
     drop = 100 * (before["top1"] - after["top1"])
     if drop > subject.max_knn_drop:
         raise Disagrees(
@@ -85,25 +92,22 @@ def _knn(artifact: Artifact, encoder: Encoder, subject: Subject) -> dict[str, An
     }
 
 
-def _halves(z_ND: Float, labels_N: Int64, image_size: int) -> dict[str, Any]:
+def _halves(e: Embeddings, image_size: int) -> dict[str, Any]:
     """kNN by the standard protocol where each half of the images is the other's bank: every image is a query once."""
     from lowdino_edge.config import KnnConfig
     from lowdino_edge.evals.knn import evaluate
-    from lowdino_edge.types import Embeddings
 
-    order = np.random.Generator(np.random.PCG64(len(z_ND))).permutation(len(z_ND))  # folders come class by class
-    middle = len(z_ND) // 2
-    ids = [str(i) for i in range(len(z_ND))]
-    classes = [str(c) for c in range(int(labels_N.max()) + 1)]
-    halves = (order[:middle], order[middle:])
-    one, other = (Embeddings(z_ND[r], labels_N[r], [ids[i] for i in r], classes) for r in halves)
-    cfg = KnnConfig(k=min(KnnConfig().k, middle))
+    n = len(e.labels)
+    order = np.random.Generator(np.random.PCG64(n)).permutation(n)  # folders come class by class
+    halves = (order[: n // 2], order[n // 2 :])
+    one, other = (Embeddings(e.embeddings[r], e.labels[r], [e.ids[i] for i in r], e.classes) for r in halves)
+    cfg = KnnConfig(k=min(KnnConfig().k, n // 2))
     found = [evaluate(one, other, cfg, image_size), evaluate(other, one, cfg, image_size)]
-    n = sum(f["n_query"] for f in found)
+    queries = sum(f["n_query"] for f in found)
     return {
-        "top1": sum(f["top1"] * f["n_query"] for f in found) / n,
+        "top1": sum(f["top1"] * f["n_query"] for f in found) / queries,
         "n_bank": found[0]["n_bank"],
-        "n_query": n,
+        "n_query": queries,
         "protocol": {**found[0]["protocol"], "split": "each half of the images is the other's bank"},
     }
 
@@ -130,14 +134,11 @@ def milder(target: str, scheme: str) -> str:
     return f"use --quantize {' or '.join(reversed(found))}" if found else "try another target, or another student"
 
 
-def embed(encoder: Encoder, images_NCHW: Float | UInt8, what: str = "embed") -> Float:
-    """Embeddings of images in [0, 1], or of their 8-bit values."""
+def embed(encoder: Encoder, images_NCHW: Float, what: str) -> Float:
+    """Embeddings of images in [0, 1]."""
     found = []
     with console.bar(what, len(images_NCHW)) as bar:
         for i in range(0, len(images_NCHW), _BATCH):
-            x_BCHW = images_NCHW[i : i + _BATCH]
-            if x_BCHW.dtype == np.uint8:
-                x_BCHW = x_BCHW.astype(np.float32) / np.float32(255)
-            found.append(encoder(x_BCHW.astype(np.float32, copy=False)))
+            found.append(encoder(images_NCHW[i : i + _BATCH]))
             bar.advance(len(found[-1]))
     return np.concatenate(found)

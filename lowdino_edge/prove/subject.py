@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +12,10 @@ import numpy as np
 from lowdino_edge.errors import UserError
 from lowdino_edge.export import TargetSpec
 from lowdino_edge.prove.agreement import MAX_KNN_DROP, THRESHOLDS, Disagrees, embed, milder
-from lowdino_edge.types import Calibration, Encoder, Float, Int64, UInt8
+from lowdino_edge.types import Calibration, Embeddings, Encoder, Float
 
 if TYPE_CHECKING:
+    from lowdino_edge.evals.embed import PixelSource
     from lowdino_edge.export.base import Source
     from lowdino_edge.models.backbone import Student
     from lowdino_edge.quant.prepare import Network
@@ -29,7 +31,7 @@ class Subject:
         calibration: images for choosing integer ranges; only w8a8 reads them.
         images_NCHW: real images that calibration did not see, float32 RGB in [0, 1], (N, 3, H, W), N >= 2, of 8-bit
             values (Core ML takes images: other values would be rounded there and count as disagreement).
-        knn_u8_NCHW, knn_labels_N: labelled 8-bit images that show what quantization costs in kNN; None: not measured.
+        knn: labelled images that show what quantization costs in kNN; None: not measured.
         max_knn_drop: points of top-1 that a quantized file may lose against the float network.
         options: of the converters, such as `{"deployment_target": "iOS17"}`.
     """
@@ -37,13 +39,11 @@ class Subject:
     student: Student
     calibration: Calibration | None
     images_NCHW: Float
-    knn_u8_NCHW: UInt8 | None = None
-    knn_labels_N: Int64 | None = None
+    knn: PixelSource | None = None
     max_knn_drop: float = MAX_KNN_DROP
     options: Mapping[str, Any] = field(default_factory=dict)
     _network: Network | None = None
     _search: Search | None = None
-    _reference: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.images_NCHW) < 2:
@@ -79,13 +79,18 @@ class Subject:
         decision = next(self._searched(spec).decisions(spec.load().STYLE))
         return Source(self.student, decision.network, decision, self.options)
 
-    def float_embeddings(self, which: str) -> Float:
-        """PyTorch's embeddings of the "parity" or the "knn" images, embedded once."""
-        if which not in self._reference:
-            images = self.images_NCHW if which == "parity" else self.knn_u8_NCHW
-            assert images is not None
-            self._reference[which] = embed(_eager(self.student), images, f"{which} images, PyTorch")
-        return self._reference[which]
+    @cached_property
+    def reference_ND(self) -> Float:
+        """PyTorch's embeddings of the proof images."""
+        return embed(_eager(self.student), self.images_NCHW, "parity images, PyTorch")
+
+    @cached_property
+    def knn_reference(self) -> Embeddings:
+        """PyTorch's embeddings of the labelled images."""
+        from lowdino_edge.evals.embed import embed
+
+        assert self.knn is not None
+        return embed(_eager(self.student), self.knn)
 
     def _prepared(self, spec: TargetSpec, scheme: str) -> Network:
         from lowdino_edge.export.base import conversion_error
