@@ -81,7 +81,7 @@ STUDENTS: dict[str, StudentSpec] = {
         ),
         StudentSpec(
             "fastvit_t8", 3_257_232, 689_381_376, 768, 256, "Apache-2.0, parts Apple ml-fastvit", "hybrid",
-            "fastvit_t8", _MIXERS, "reparameterised; trains on the CPU without oneDNN only",
+            "fastvit_t8", _MIXERS, "reparameterised",
         ),
         StudentSpec(
             "convnext_atto", 3_374_520, 547_012_480, 320, 224, _APACHE, "cnn", "convnext_atto",

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
 import torch
+from torch import nn
 
 from lowdino_edge import console
-from lowdino_edge.models.backbone import Student
 
 PATIENCE = 5  # rows of the log that look collapsed before it is said
 
@@ -71,15 +70,17 @@ class CollapseWatch:
             console.warn(f"collapse: at step {step} the teacher's output is {form} for every image, KL is 0; {cure}")
 
 
-@contextlib.contextmanager
-def workarounds(student: Student, device: str) -> Iterator[None]:
-    """Training FastViT on a CPU aborts the process inside oneDNN (torch 2.14); without oneDNN it trains."""
-    if not (student.id.startswith("fastvit") and torch.device(device).type == "cpu"):
-        yield
-        return
-    console.say(f"{student.id} trains without oneDNN on a CPU: slowly")
-    before = torch.backends.mkldnn.set_flags(_enabled=False)
-    try:
-        yield
-    finally:
-        torch.backends.mkldnn.set_flags(_enabled=before[0])
+def avoid_onednn_fault(network: nn.Module) -> None:
+    """Gives strided 1x1 convolutions of under 8 input channels the layout that oneDNN trains without writing past its
+    memory (torch 2.14 on x86: their backward pass, channels last, corrupts the heap). FastViT's stem has one.
+    """
+    for conv in network.modules():
+        if not isinstance(conv, nn.Conv2d) or conv.in_channels >= 8:
+            continue
+        if conv.kernel_size == (1, 1) and conv.stride != (1, 1):
+            conv.weight.data = conv.weight.data.clone(memory_format=torch.contiguous_format)
+            conv.register_forward_pre_hook(_channels_first)
+
+
+def _channels_first(conv: nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    return (args[0].contiguous(memory_format=torch.contiguous_format),)

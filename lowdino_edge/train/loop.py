@@ -21,7 +21,7 @@ from lowdino_edge.models.backbone import Student, save_student
 from lowdino_edge.run import Run
 from lowdino_edge.train import checkpoint
 from lowdino_edge.train.feed import Feed
-from lowdino_edge.train.guard import CollapseWatch, Interrupts, workarounds
+from lowdino_edge.train.guard import CollapseWatch, Interrupts, avoid_onednn_fault
 from lowdino_edge.train.optim import clip_gradients, make_optimizer, set_rates
 from lowdino_edge.train.schedule import make_schedule
 from lowdino_edge.types import Progress
@@ -47,6 +47,8 @@ class Trainer:
         self.cfg, self.device = cfg, torch.device(device)
         # convolutions are faster with channels last, on the CPU as on the GPU
         self.method = method.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.device.type == "cpu":
+            avoid_onednn_fault(self.method)
         self.method.train()
         self.plan = method.views()
         self.optimizer = make_optimizer(method, cfg.optim)
@@ -117,7 +119,7 @@ def fit(
     watch = CollapseWatch(method.entropy_ceiling, trainer.schedule.warmup_steps)
     began = last_time = time.perf_counter()
     last_done, rate = start, ""
-    with Interrupts() as interrupts, workarounds(method.student, device), console.bar(stage, total, start) as bar:
+    with Interrupts() as interrupts, console.bar(stage, total, start) as bar:
         for step in range(start, total):
             values = trainer.step(step)
             done = step + 1
@@ -150,13 +152,12 @@ def measure_speed(
 ) -> float:
     """Images a second of real training steps (`method` is changed by them), after two for warming up."""
     trainer = Trainer(method, pixels, cfg, seed=seed, device=device)
-    with workarounds(method.student, device):
-        trainer.step(0), trainer.step(1)
-        began, n = time.perf_counter(), 0
-        while n < 3 or time.perf_counter() - began < seconds:
-            trainer.step(2 + n)
-            n += 1
-        return n * cfg.batch_size / (time.perf_counter() - began)
+    trainer.step(0), trainer.step(1)
+    began, n = time.perf_counter(), 0
+    while n < 3 or time.perf_counter() - began < seconds:
+        trainer.step(2 + n)
+        n += 1
+    return n * cfg.batch_size / (time.perf_counter() - began)
 
 
 def _measure(evaluate: Evaluate, method: Method) -> dict[str, float]:

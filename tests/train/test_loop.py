@@ -19,7 +19,7 @@ from lowdino_edge.models.backbone import Student, build_student, load_student
 from lowdino_edge.run import Run
 from lowdino_edge.train import checkpoint
 from lowdino_edge.train.feed import Feed
-from lowdino_edge.train.guard import PATIENCE, CollapseWatch, workarounds
+from lowdino_edge.train.guard import PATIENCE, CollapseWatch, avoid_onednn_fault
 from lowdino_edge.train.loop import Trainer, measure_speed
 from lowdino_edge.types import Progress
 
@@ -165,13 +165,26 @@ def test_speed_is_measured_without_writing(tmp_path: Path) -> None:
     assert measure_speed(tiny_run.method(), tiny_run.pixels(), tiny_run.config(), device="cpu", seed=0, seconds=0.1) > 1
 
 
-def test_fastvit_trains_on_a_cpu_without_onednn() -> None:
-    """With oneDNN the process aborts (torch 2.14.1)."""
-    student = build_student("nano", 16, seed=0)
-    assert torch.backends.mkldnn.is_available()
-    with workarounds(student, "cpu"):
-        assert torch._C._get_mkldnn_enabled()
-    student.id = "fastvit_t8"
-    with workarounds(student, "cpu"):
-        assert not torch._C._get_mkldnn_enabled()
-    assert torch._C._get_mkldnn_enabled()
+def test_strided_1x1_convolutions_train_beside_onednns_fault() -> None:
+    """Channels last, the plain network corrupts the heap (torch 2.14.1 on x86) and takes the process with it."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 48, 1, stride=2), torch.nn.Conv2d(48, 8, 3))
+    images_NCHW = torch.rand(16, 3, 32, 32)
+    network(images_NCHW).square().mean().backward()
+    expected = [p.grad.clone() for p in network.parameters() if p.grad is not None]
+    network.zero_grad()
+
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    avoid_onednn_fault(network)
+    for _ in range(3):
+        network.zero_grad()
+        network(images_NCHW.contiguous(memory_format=torch.channels_last)).square().mean().backward()
+    for p, grad in zip(network.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("id", ["fastvit_t8", "repvit_m0_9"])
+def test_students_with_stems_of_branches_train_on_a_cpu(id: str) -> None:
+    cfg = tiny_run.config(views={"local": {"size": 32}})
+    method = Dino(build_student(id, 32, seed=0), cfg, seed=0)
+    assert measure_speed(method, tiny_run.pixels(size=32), cfg, device="cpu", seed=0, seconds=0.0) > 0
