@@ -49,6 +49,7 @@ _PACKAGES: tuple[tuple[str, str, str, bool], ...] = (
     ("litert export", "litert_torch", "tflite", False),
     ("litert runtime", "ai_edge_litert.interpreter", "tflite", False),
     ("litert quantizer", "ai_edge_quantizer", "tflite", False),
+    ("core ai (experimental)", "coreai_torch", "coreai", False),
     ("serve", "lowdino_edge.serve.server", "serve", False),
 )
 # What the devices of `benchmark` need here: name, program, how to get it.

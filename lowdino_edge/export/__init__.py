@@ -2,7 +2,8 @@
 
 Every target's module offers `lower(source, scheme, path) -> dict`: it writes the model file at `path` and returns what
 artifact.json says about it: `input`, `output`, `delegation`, `toolchain`, and `note` where there is something to say.
-Modules that offer w8a8 have a `STYLE`: how their runtime wants its integers. Normalisation stays inside the graph.
+Modules that offer w8a8 have a `STYLE`: how their runtime wants its integers; one whose options and schemes may not fit
+has `check(options, scheme)`, which is asked before any work. Normalisation stays inside the graph.
 """
 
 from __future__ import annotations

@@ -78,6 +78,9 @@ def deployment_target(options: Mapping[str, Any], scheme: str) -> str:
     return name
 
 
+check = deployment_target  # what `lower` would refuse
+
+
 def _convert(ct: Any, program: Any, student: Any, ios: str, *, half: bool) -> Any:
     """The mlprogram of an exported network: image input scaled to [0, 1] inside, float32 output."""
     size = student.preprocess.image_size

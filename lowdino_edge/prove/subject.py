@@ -54,6 +54,8 @@ class Subject:
         """What to convert: one for most schemes; for w8a8 one after another with more layers left in float."""
         from lowdino_edge.export.base import Source
 
+        if check := getattr(spec.load(), "check", None):
+            check(self.options, scheme)
         if scheme != "w8a8":
             yield Source(self.student, self._prepared(spec, scheme), None, self.options)
             return
