@@ -18,10 +18,10 @@ from lowdino_edge import console, runtimes
 from lowdino_edge.artifact import Artifact
 from lowdino_edge.card import artifact_card
 from lowdino_edge.export import TargetSpec, check_scheme, need_packages
+from lowdino_edge.prove.agreement import GOLDEN_IMAGES, Disagrees, prove
 from lowdino_edge.prove.agreement import MAX_KNN_DROP as MAX_KNN_DROP
 from lowdino_edge.prove.agreement import NEIGHBOURS as NEIGHBOURS
 from lowdino_edge.prove.agreement import THRESHOLDS as THRESHOLDS
-from lowdino_edge.prove.agreement import Disagrees, prove
 from lowdino_edge.prove.subject import Subject as Subject
 from lowdino_edge.scratch import replacing
 from lowdino_edge.types import Calibration, Float
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from lowdino_edge.export.base import Source
     from lowdino_edge.models.backbone import Student
 
-GOLDEN_IMAGES = 4
 _MODEL_CARD = "MODEL_CARD.md"
 
 
@@ -71,14 +70,13 @@ def export_subject(
     with replacing(place) as tmp:
         start = time.perf_counter()
         card = {**_identity(subject.student, spec, scheme, subject.calibration), **(extra or {})}
-        said, proof, z_ND = _first_that_agrees(subject, spec, scheme, card, tmp)
+        said, proof, golden_nD = _first_that_agrees(subject, spec, scheme, card, tmp)
         card |= {**said, **proof, "export_seconds": round(time.perf_counter() - start, 2)}
-        n = GOLDEN_IMAGES
         artifacts.write_golden(
             tmp,
-            inputs_NCHW=subject.images_NCHW[:n],
-            embedding_ND=None if z_ND is None else z_ND[:n],
-            reference_ND=subject.reference_ND[:n],
+            inputs_NCHW=subject.images_NCHW[:GOLDEN_IMAGES],
+            embedding_ND=golden_nD,
+            reference_ND=subject.reference_ND[:GOLDEN_IMAGES],
         )
         card["golden_sha256"] = artifacts.digest(tmp / artifacts.GOLDEN)
         file = tmp / card["file"]
@@ -92,7 +90,7 @@ def _first_that_agrees(
     subject: Subject, spec: TargetSpec, scheme: str, card: dict[str, Any], tmp: Path
 ) -> tuple[dict[str, Any], dict[str, Any], Float | None]:
     """Converts and proves, with more and more layers in float until the file agrees: what the converter said, what the
-    proof found, and the file's embeddings."""
+    proof found, and the file's embeddings of the golden images."""
     refused: Disagrees | None = None
     try:
         for source in subject.sources(spec, scheme):
@@ -103,14 +101,14 @@ def _first_that_agrees(
             if spec.unproven is not None:
                 return said, {"parity": _no_parity(spec.unproven)}, None
             try:
-                z_ND, proof = prove(draft, subject)
+                golden_nD, proof = prove(draft, subject)
             except Disagrees as e:
                 refused = e
                 console.say(f"{draft.name}: {e.message}")
                 continue
             if source.decision is not None:
                 said["quantization"]["cost_ms"] = _cost(spec, source, draft, subject, tmp)
-            return said, proof, z_ND
+            return said, proof, golden_nD
     except Disagrees as e:
         refused = refused or e
     assert refused is not None

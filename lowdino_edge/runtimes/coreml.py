@@ -40,12 +40,19 @@ def interpreter(path: Path, meta: dict[str, Any], *, half: bool = True) -> Encod
     name_in, name_out = meta["input"]["name"], meta["output"]["name"]
     _check_image(program.spec, name_in, path)
 
+    def evaluate(image_1CHW: torch.Tensor) -> torch.Tensor:
+        return program({name_in: image_1CHW})[name_out]
+
     def run_one(x_1CHW: Float) -> Any:
-        image_1CHW = torch.from_numpy(_pixels(x_1CHW).astype(np.float32))
-        return program({name_in: image_1CHW})[name_out].numpy()
+        return evaluate(torch.from_numpy(_pixels(x_1CHW).astype(np.float32))).numpy()
+
+    def run_many(x_BCHW: Float) -> Any:
+        images_B1CHW = torch.from_numpy(_pixels(x_BCHW).astype(np.float32)).unsqueeze(1)
+        return torch.func.vmap(evaluate)(images_B1CHW).squeeze(1).numpy()
 
     method = f"mlprogram reference interpreter, coremltools {metadata.version('coremltools')}"
-    return FileEncoder(meta, run_one, method=method, threads=None, delegate="reference interpreter")
+    delegate = "reference interpreter"
+    return FileEncoder(meta, run_one, method=method, threads=None, delegate=delegate, run_many=run_many)
 
 
 def _core_ml(path: Path, meta: dict[str, Any]) -> Encoder:

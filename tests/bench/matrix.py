@@ -1,7 +1,7 @@
 """`make matrix`: every student of the table x every proven target x every scheme, on students that have learned.
 
-Each student is distilled for a few minutes (recipes/matrix.yaml), exported to every target by every scheme, each in a
-process of its own, then all its artifacts are timed in turns with PyTorch. What is done already is not done again, so
+Each student is distilled for a few minutes (recipes/matrix.yaml), exported to every target by every scheme, a target in
+a process of its own, then all its artifacts are timed in turns with PyTorch. What is done already is not done again, so
 a killed matrix goes on where it was. docs/matrix.{json,md,svg} are drawn after every student. Hours, all in all.
 """
 
@@ -112,9 +112,8 @@ def _matrix(args: argparse.Namespace, recipe: Recipe, keys: dict[str, str]) -> N
         _check_size(run, recipe)
         card = read_json(run / "student.json")
         if "export" in args.steps:
-            for target, scheme in pairs():
-                if target in args.targets and scheme in args.schemes:
-                    _cell(args, own, card["sha256"], target, scheme, keys[target])
+            for target in args.targets:
+                _cells(args, own, card["sha256"], target, keys[target])
         if "latency" in args.steps:
             _latency(args, own, card["sha256"], run)
         _draw(args, keys)
@@ -137,21 +136,38 @@ def _check_size(run: Path, recipe: Recipe) -> None:
         )
 
 
-def _cell(args: argparse.Namespace, recipe: Recipe, sha256: str, target: str, scheme: str, key: str) -> None:
-    """One export and its outcome. A crash is tried again by the next start: it may have been the machine's."""
-    path = cell_path(args.out, sha256, target, scheme)
-    earlier = read_if_there(path)
-    current = earlier is not None and (args.keep or earlier["key"] == key)
-    if current and earlier is not None and earlier["status"] != "crashed":
-        return
+def _cells(args: argparse.Namespace, recipe: Recipe, sha256: str, target: str, key: str) -> None:
+    """The schemes of a target that have no outcome yet: in one process, one by one where that process crashed. A crash
+    is tried again by the next start: it may have been the machine's."""
+    open_ = [s for s in TARGETS[target].schemes if s in args.schemes and not _is_done(args, sha256, target, s, key)]
+    if open_ and _export_in_child(args, recipe, sha256, target, open_, key) and len(open_) > 1:
+        for scheme in open_:
+            _export_in_child(args, recipe, sha256, target, [scheme], key)
+
+
+def _is_done(args: argparse.Namespace, sha256: str, target: str, scheme: str, key: str) -> bool:
+    earlier = read_if_there(cell_path(args.out, sha256, target, scheme))
+    return earlier is not None and (args.keep or earlier["key"] == key) and earlier["status"] != "crashed"
+
+
+def _export_in_child(
+    args: argparse.Namespace, recipe: Recipe, sha256: str, target: str, schemes: list[str], key: str
+) -> bool:
+    """Exports, and keeps every outcome; whether the process crashed."""
     student = recipe.student.id
-    job = {"do": "export", "run": str(args.out / student), "target": target, "scheme": scheme, "recipe": recipe}
-    done = _child(job, args.out / "logs" / f"{student}__{target}-{scheme}.log", timeout=args.timeout)
-    _say(student, f"{target}-{scheme}", done)
-    if done["status"] != "not installed":
-        about = {"student": student, "student_sha256": sha256, "target": target, "scheme": scheme, "key": key}
-        date = time.strftime("%Y-%m-%d", time.gmtime())
-        write_json(path, {**about, "lowdino": __version__, "machine": _machine(), "date": date, **done})
+    job = {"do": "export", "run": str(args.out / student), "target": target, "schemes": schemes, "recipe": recipe}
+    log = args.out / "logs" / f"{student}__{target}-{'-'.join(schemes)}.log"
+    child = _child(job, log, timeout=args.timeout * len(schemes))
+    crashed = child["status"] == "crashed"
+    for scheme in schemes:
+        done = child if crashed else {**child["cells"][scheme], "peak_gb": child["peak_gb"]}
+        done.setdefault("seconds", child["seconds"])
+        _say(student, f"{target}-{scheme}", done)
+        if done["status"] != "not installed":
+            about = {"student": student, "student_sha256": sha256, "target": target, "scheme": scheme, "key": key}
+            stamp = {"lowdino": __version__, "machine": _machine(), "date": time.strftime("%Y-%m-%d", time.gmtime())}
+            write_json(cell_path(args.out, sha256, target, scheme), {**about, **stamp, **done})
+    return crashed
 
 
 def _latency(args: argparse.Namespace, recipe: Recipe, sha256: str, run: Path) -> None:
@@ -249,15 +265,22 @@ def _measure(job: Row, recipe: Recipe, run: Path, work: Any) -> Row:
 def _export(job: Row, recipe: Recipe, run: Path, work: Any) -> Row:
     from lowdino_edge import api
 
-    target, scheme = job["target"], job["scheme"]
-    shutil.rmtree(run / "artifacts" / f"{target}-{scheme}", ignore_errors=True)  # of an earlier outcome
-    try:
-        (made,) = api.export(str(run), targets=[target], schemes=[scheme], recipe=recipe, work=work)
-    except UserError as e:
-        status = "not installed" if e.hint.startswith("pip install") else "refused"
-        return {"status": status, "message": e.message, "hint": e.hint}
+    target, schemes = job["target"], job["schemes"]
+    for scheme in schemes:  # of an earlier outcome
+        shutil.rmtree(run / "artifacts" / f"{target}-{scheme}", ignore_errors=True)
+    made, refused = api.export_pairs(str(run), [(target, s) for s in schemes], recipe=recipe, work=work)
+    cells = {scheme: _refusal(e) for (_, scheme), e in refused.items()}
     keys = ("bytes", "sha256", "parity", "knn", "quantization", "calibration", "delegation", "export_seconds", "note")
-    return {"status": "proven", **{k: made.card[k] for k in keys if k in made.card}}
+    for artifact in made:
+        card = artifact.card
+        proven = {"status": "proven", "seconds": card["export_seconds"], **{k: card[k] for k in keys if k in card}}
+        cells[artifact.scheme] = proven
+    return {"status": "exported", "cells": cells}
+
+
+def _refusal(e: UserError) -> Row:
+    status = "not installed" if e.hint.startswith("pip install") else "refused"
+    return {"status": status, "message": e.message, "hint": e.hint}
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from lowdino_edge.quant.prepare import prepare, trace
 from lowdino_edge.quant.search import Search
 from lowdino_edge.runtimes import coreml as runtime
 from lowdino_edge.runtimes import mil
+from lowdino_edge.runtimes.base import FEW
 from lowdino_edge.types import Calibration, Encoder, Float, Preprocess
 
 SIZE = 32
@@ -80,6 +81,19 @@ def test_the_saved_package_agrees_with_pytorch(scheme: str, nano: Student, made:
     encoder = load(nano, scheme, card, path)
     assert encoder(draw(5, seed=9)).dtype == np.float32
     assert cosines(nano, encoder, draw(32, seed=9)).mean() > LEAST[scheme]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_many_images_at_once_give_what_they_give_alone(
+    scheme: str, nano: Student, made: dict[str, Any], draw: Any
+) -> None:
+    """Up to the rounding of sums, which may tip a value in 8 bits over to the next."""
+    path, card = made[scheme]
+    encoder, x = load(nano, scheme, card, path), draw(FEW + 5, seed=9)
+    together, alone = encoder(x), np.concatenate([encoder(x[i : i + 1]) for i in range(len(x))])
+    lengths = np.linalg.norm(together, axis=1) * np.linalg.norm(alone, axis=1)
+    cosine = (together * alone).sum(1) / lengths
+    assert cosine.min() > (0.99999 if scheme == "none" else 0.9995)
 
 
 def test_float32_is_exact_and_float16_is_not(nano: Student, made: dict[str, Any], draw: Any) -> None:

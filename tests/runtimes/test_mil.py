@@ -399,6 +399,14 @@ def test_a_saved_network_computes_what_pytorch_computes(every_kind: tuple[nn.Mod
         close(run(path, x), model(x), 1e-5)
 
 
+def test_many_images_at_once_give_what_they_give_alone(every_kind: tuple[nn.Module, Path, Any]) -> None:
+    program = mil.Program(every_kind[1])
+    x_B1CHW = torch.rand(9, 1, 3, 17, 17)
+    together = torch.func.vmap(lambda x: program({"x": x})[program.outputs[0]])(x_B1CHW)
+    alone = torch.stack([program({"x": x})[program.outputs[0]] for x in x_B1CHW])
+    close(together, alone, 1e-5)
+
+
 def test_a_program_can_be_run_again_and_knows_its_operators(every_kind: tuple[nn.Module, Path, Any]) -> None:
     program = mil.Program(every_kind[1])
     x = torch.rand(1, 3, 17, 17)
