@@ -38,8 +38,10 @@ def prove(artifact: Artifact, subject: Subject) -> tuple[Float, dict[str, Any]]:
 
     z_ref_ND = subject.reference_ND
     records: list[Parity] = []
-    encoder = runtimes.load(artifact)
-    for each in (encoder, *runtimes.variants(artifact)):
+    with _running(artifact):
+        encoder = runtimes.load(artifact)
+        encoders = [encoder, *runtimes.variants(artifact)]
+    for each in encoders:
         with _running(artifact):
             z_ND = embed(each, subject.images_NCHW, f"parity of {artifact.name}")
         record = parity(z_ref_ND, z_ND, getattr(each, "method", artifact.target))

@@ -21,6 +21,7 @@ q8 = torch.ops.quantized_decomposed
 WEIGHTED = (*CONVOLUTIONS, aten.linear.default)
 _ELEMENTWISE = (aten.add.Tensor, aten.mul.Tensor)
 _POOLS = (aten.mean.dim, aten.adaptive_avg_pool2d.default, aten.avg_pool2d.default)
+_PICKS = (aten.max_pool2d.default,)
 _FUSED = (aten.relu.default, aten.relu_.default, aten.hardtanh.default, aten.hardtanh_.default)
 
 
@@ -120,14 +121,23 @@ def quantize(
         for value in dict.fromkeys(_inputs(out, node)):
             wanted.setdefault(value, []).append(node)
     made = {result_of(n) for n in chosen} if style.whole else set()
-    for value in [n for n in graph.nodes if n in wanted or n in made]:
+    bounds = {n: ranges[_measured(n).name] for n in graph.nodes if n in wanted or n in made}
+    for value, between in bounds.items():
         readers = list(value.users) if value in made else wanted[value]
-        _round_activation(out, value, readers, ranges[value.name], style, simulate)
+        _round_activation(out, value, readers, between, style, simulate)
     for node in chosen:
         if node.target in WEIGHTED:
             round_weight(out, node, style, simulate=simulate)
     graph.eliminate_dead_code()
     return fx.GraphModule(out, graph)  # without the float weights, which nothing reads any more
+
+
+def _measured(value: fx.Node) -> fx.Node:
+    """The value whose range counts: max pooling only picks some of its input, and integer kernels want one scale for
+    both."""
+    while value.target in _PICKS and isinstance(value.args[0], fx.Node):
+        value = value.args[0]
+    return value
 
 
 def _inputs(module: fx.GraphModule, node: fx.Node) -> list[fx.Node]:

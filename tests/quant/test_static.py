@@ -111,3 +111,14 @@ def test_a_fused_activation_is_rounded_once_behind_it(network: Network, images) 
     (relu,) = conv.users
     assert relu.target in (aten.relu.default, aten.relu_.default)
     assert [u.target for u in relu.users] == [q8.quantize_per_tensor.default]
+
+
+def test_max_pooling_keeps_the_scale_of_what_it_picks_from(images) -> None:
+    """XNNPACK refuses the file otherwise, and LiteRT may."""
+    pooled = prepared(Stem(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.Conv2d(6, 8, 1)).eval())
+    ranges = choose(observe(pooled.module, images), "mse")
+    module = quantize(pooled.module, ranges, Style(), ["conv2d", "conv2d_1"])
+    (pool,) = calls(module, aten.max_pool2d.default)
+    (before,), (after,) = pool.all_input_nodes, pool.users
+    assert after.target == q8.quantize_per_tensor.default and before.args[1:3] == after.args[1:3]
+    assert ranges["relu"] != ranges["max_pool2d"]  # they would differ by themselves
