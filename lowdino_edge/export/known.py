@@ -1,7 +1,7 @@
 """Which students are known to convert to which target, for errors that name one that works. No guesses: every entry
-was converted at 64 px; `make matrix` (docs/matrix.json) converts and proves all pairs.
+was converted at 64 px, those of the proven targets by `make matrix`.
 
-`lowdino_edge.models.students` is the table of students; a test holds that families and sizes here are the same.
+A test holds that families and sizes are those of `lowdino_edge.models.students`, and targets those of docs/matrix.json.
 """
 
 from __future__ import annotations
@@ -22,25 +22,17 @@ FAMILIES: dict[str, tuple[str, int]] = {  # family, parameters
     "vit_tiny_d10": ("vit", 4_634_688),
 }
 
-# fmt: off
+_ALL = tuple(FAMILIES)
+_TRIED = ("nano", "mobilenetv4_conv_small")
 FLOAT: dict[str, tuple[str, ...]] = {  # `none`, and what only stores weights otherwise
-    "onnx": (
-        "nano", "mobilenetv4_conv_small", "repvit_m0_9", "convnext_atto", "mobilevit_s", "mobilevit_xs",
-        "efficientvit_b0", "vit_tiny_d10",
-    ),
-    "executorch": ("nano", "mobilenetv4_conv_small", "resnet5m", "repvit_m0_9", "mobilevit_s", "efficientvit_b0"),
-    "coreml": ("nano", "mobilenetv4_conv_small"),
-    "tflite": ("nano", "mobilenetv4_conv_small"),
-    "executorch-coreml": ("nano", "mobilenetv4_conv_small"),
-    "executorch-vulkan": ("nano", "mobilenetv4_conv_small"),
+    "onnx": _ALL,
+    "executorch": _ALL,
+    "coreml": _ALL,
+    "tflite": _ALL,
+    "executorch-coreml": _TRIED,
+    "executorch-vulkan": _TRIED,
 }
-# fmt: on
-INT8: dict[str, tuple[str, ...]] = {  # w8a8
-    "onnx": ("nano", "mobilenetv4_conv_small"),
-    "executorch": ("nano", "mobilenetv4_conv_small"),
-    "coreml": ("nano", "mobilenetv4_conv_small"),
-    "tflite": ("nano", "mobilenetv4_conv_small"),
-}
+INT8: dict[str, tuple[str, ...]] = dict.fromkeys(("onnx", "executorch", "coreml", "tflite"), _ALL)  # w8a8
 
 
 def nearest(target: str, scheme: str, student: str, params: int) -> str | None:

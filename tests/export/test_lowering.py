@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -59,6 +60,14 @@ def test_known_students_exist() -> None:
     assert {t.id for t in TARGETS.values() if t.unproven is None} <= set(known.FLOAT) <= set(TARGETS)
     assert set(known.INT8) == set(INT8)
     assert {s for table in (known.FLOAT, known.INT8) for ids in table.values() for s in ids} <= set(STUDENTS)
+
+
+@pytest.mark.parametrize(("table", "scheme"), [(known.FLOAT, "none"), (known.INT8, "w8a8")])
+def test_what_is_known_was_proven_by_the_matrix(table: dict[str, tuple[str, ...]], scheme: str) -> None:
+    matrix = json.loads((Path(__file__).resolve().parents[2] / "docs" / "matrix.json").read_text(encoding="utf-8"))
+    proven = {(r["target"], r["student"]) for r in matrix["rows"] if r["scheme"] == scheme and r["status"] == "proven"}
+    proven_targets = {t.id for t in TARGETS.values() if t.unproven is None}
+    assert {(t, s) for t, ids in table.items() if t in proven_targets for s in ids} == proven
 
 
 def test_without_a_known_student_none_is_named() -> None:
