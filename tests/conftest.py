@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from hypothesis import settings
 settings.register_profile("lowdino", deadline=None)  # two shared cores: a deadline would measure the neighbours
 settings.load_profile("lowdino")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under nohup; the commands under test would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -34,13 +34,15 @@ def test_light_commands_import_no_torch_and_are_quick(args: tuple[str, ...]) -> 
         "import sys\nfrom lowdino_edge.cli import main\n"
         f"try: main({list(args)!r})\nfinally: assert 'torch' not in sys.modules"
     )
-    seconds = []
-    for _ in range(5):  # the best of five: the machine may be busy
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        seconds.append(time.perf_counter() - start)
-        assert done.returncode == 0, done.stderr
-    assert min(seconds) < 0.5
+    seconds: dict[str, list[float]] = {code: [], "import typer, pydantic, yaml, rich.table": []}
+    for _ in range(5):  # the best of five, in turns: the machine may be busy
+        for each, taken in seconds.items():
+            start = time.perf_counter()
+            done = subprocess.run([sys.executable, "-c", each], capture_output=True, text=True, check=False)
+            taken.append(time.perf_counter() - start)
+            assert done.returncode == 0, done.stderr
+    ours, libraries = (min(taken) for taken in seconds.values())
+    assert ours < 2.5 * libraries
 
 
 @pytest.mark.parametrize("what", ["students", "teachers", "methods", "targets", "schemes", "datasets", "devices"])
