@@ -5,9 +5,11 @@ Suffixes: B batch, C channels, H and W pixels, h and w cells of a feature map, D
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from lowdino_edge.types import Preprocess
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_MIN_RANK = 16  # of a head: below it the teacher's space is too coarse to search
 
 
 class Normalised(nn.Module):
@@ -57,7 +60,11 @@ class Student(Normalised):
         id: its row in STUDENTS, or timm's name.
         embed_dim: D.
         preprocess: how images are brought to the input.
+        head: `linear_head` behind the backbone that puts its embeddings into a teacher's space; None: they are the
+            backbone's own.
     """
+
+    head: nn.Sequential | None
 
     def __init__(
         self,
@@ -74,14 +81,51 @@ class Student(Normalised):
         # MobileNetV4, EfficientViT: a layer after the pooling widens the embedding
         width: Any = getattr(net, "head_hidden_size", None) or net.num_features
         self.embed_dim = int(width)
+        self.head = None
+
+    def aligned(self, head: nn.Sequential) -> Student:
+        """A copy whose embeddings go through `head`, one of `linear_head`."""
+        made = copy.deepcopy(self)
+        made.head, made.embed_dim = head, head_widths(head)[-1]
+        return made
+
+    def head_to(self, width: int) -> list[int]:
+        """Widths of the head into `width` dimensions that keeps backbone and head below 5M parameters: one matrix where
+        it fits, else two with as many dimensions between them as fit.
+
+        Raises:
+            UserError: fewer than 16.
+        """
+        left = PARAM_LIMIT - 1 - width - sum(p.numel() for p in self.parameters())
+        if self.embed_dim * width <= left:
+            return [width]
+        rank = left // (self.embed_dim + width)
+        if rank < _MIN_RANK:
+            raise UserError(
+                f"{self.id} leaves {max(0, left):,} of {PARAM_LIMIT:,} parameters for the way into {width} dimensions",
+                "take a smaller student, or a teacher with a narrower embedding",
+            )
+        return [rank, width]
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """RGB in [0, 1], (B, 3, H, W) -> embeddings (B, D)."""
-        return self.net(self.normalise(x_BCHW))
+        z_BD = self.net(self.normalise(x_BCHW))
+        return z_BD if self.head is None else self.head(z_BD)
 
     def feature_map(self, x_BCHW: Tensor) -> Tensor:
         """The last map before pooling, (B, C, h, w). C is D, or narrower where a layer follows the pooling."""
-        y = self.net.forward_features(self.normalise(x_BCHW))  # type: ignore[operator]
+        return self._map(self._features(x_BCHW))
+
+    def embed_and_map(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward` and `feature_map` in one pass."""
+        y = self._features(x_BCHW)
+        z_BD = self.net.forward_head(y)  # type: ignore[operator]
+        return z_BD if self.head is None else self.head(z_BD), self._map(y)
+
+    def _features(self, x_BCHW: Tensor) -> Tensor:
+        return self.net.forward_features(self.normalise(x_BCHW))  # type: ignore[operator]
+
+    def _map(self, y: Tensor) -> Tensor:
         return tokens_to_map(self.net, y) if y.ndim == 3 else y
 
 
@@ -154,7 +198,7 @@ def _try_build(name: str, size: int) -> Student | None:
 
 def probe(net: nn.Module, size: int) -> Tensor:
     """One forward of a black image in eval mode, on the network's own device."""
-    training, device = net.training, next(net.parameters()).device
+    training, device = net.training, next(chain(net.parameters(), net.buffers())).device
     net.eval()
     with torch.no_grad():
         z_BD = net(torch.zeros(1, 3, size, size, device=device))
@@ -242,6 +286,18 @@ def count_macs(net: nn.Module, image_size: int) -> int:
     return counter.get_total_flops() // 2
 
 
+def linear_head(embed_dim: int, widths: Sequence[int]) -> nn.Sequential:
+    """Matrices one after the other, a bias on the last."""
+    ins = [embed_dim, *widths[:-1]]
+    return nn.Sequential(
+        *(nn.Linear(i, o, bias=k == len(widths) - 1) for k, (i, o) in enumerate(zip(ins, widths, strict=True)))
+    )
+
+
+def head_widths(head: nn.Sequential) -> list[int]:
+    return [layer.out_features for layer in head if isinstance(layer, nn.Linear)]
+
+
 def save_student(student: Student, path: Path, card: dict[str, Any]) -> None:
     """Writes the weights to `path` (safetensors) and, last, their card beside them (the same name, .json).
 
@@ -263,6 +319,7 @@ def save_student(student: Student, path: Path, card: dict[str, Any]) -> None:
             "id": student.id,
             "params": sum(p.numel() for p in student.parameters()),
             "embed_dim": student.embed_dim,
+            "head": head_widths(student.head) if student.head is not None else None,
             "licence": spec.licence if spec else "see timm",
             "preprocess": student.preprocess.to_dict(),
             "sha256": digest,
@@ -301,6 +358,8 @@ def load_student(path: str | Path, image_size: int | None = None) -> Student:
     student = build_student(card["id"], image_size or preprocess.image_size, seed=0)
     if image_size in (None, preprocess.image_size):
         student.preprocess = preprocess
+    if card.get("head"):
+        student = student.aligned(linear_head(student.embed_dim, card["head"]))
     _fill(student, file)
     return student.eval()
 

@@ -73,5 +73,9 @@ class NanoNet(nn.Module):
         return self.stages(self.stem(x_BCHW))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, D), averaged over the map."""
-        return self.forward_features(x_BCHW).mean((2, 3))
+        """(B, 3, H, W) -> (B, D)."""
+        return self.forward_head(self.forward_features(x_BCHW))
+
+    def forward_head(self, y_BDhw: Tensor) -> Tensor:
+        """Averaged over the map."""
+        return y_BDhw.mean((2, 3))

@@ -54,4 +54,8 @@ class ResNet5M(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, 512)."""
-        return self.forward_features(x_BCHW).mean((2, 3))
+        return self.forward_head(self.forward_features(x_BCHW))
+
+    def forward_head(self, y_BDhw: Tensor) -> Tensor:
+        """Averaged over the map."""
+        return y_BDhw.mean((2, 3))

@@ -6,18 +6,33 @@ Suffixes: B batch, H and W pixels, D embedding width.
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
+from lowdino_edge import console
 from lowdino_edge.errors import UserError, unknown
-from lowdino_edge.models.backbone import Normalised, load_student, probe, seeded, timm_network
+from lowdino_edge.models.backbone import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Normalised,
+    Student,
+    load_student,
+    probe,
+    seeded,
+    timm_network,
+    tokens_to_map,
+)
 from lowdino_edge.models.students import STUDENTS
 from lowdino_edge.models.teachers import TEACHERS, TeacherName, canonical, parse_teacher
 from lowdino_edge.models.weights import fill, find_weights, fingerprint, read_state, to_timm
 from lowdino_edge.types import Preprocess
+
+Embedding = Literal["cls", "pooled", "both"]
 
 
 class Teacher(Normalised):
@@ -29,15 +44,24 @@ class Teacher(Normalised):
     """
 
     def __init__(
-        self, id: str, net: nn.Module, preprocess: Preprocess, mean: Sequence[float], std: Sequence[float], licence: str
+        self,
+        id: str,
+        net: nn.Module,
+        preprocess: Preprocess,
+        mean: Sequence[float],
+        std: Sequence[float],
+        licence: str,
+        embedding: Embedding = "cls",
     ) -> None:
         super().__init__(mean, std)
         self.id = id
         self.net = net
         self.preprocess = preprocess
         self.licence = licence
+        self.embedding = embedding
         self.fingerprint = ""
         self.requires_grad_(False).eval()
+        self.to(memory_format=torch.channels_last)  # convolutions are faster so
         self.embed_dim = int(probe(self, preprocess.image_size).shape[1])
 
     def train(self, mode: bool = True) -> Teacher:
@@ -45,8 +69,41 @@ class Teacher(Normalised):
         return super().train(False)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """RGB in [0, 1], (B, 3, H, W) -> (B, D): the CLS token after the last norm, or the pooled features of a CNN."""
-        return self.net(self.normalise(x_BCHW))
+        """RGB in [0, 1], (B, 3, H, W) -> (B, D): the CLS token after the last norm, or the pooled features of a CNN.
+
+        With `?embedding=pooled` the mean of the patch tokens, with `both` one after the other.
+        """
+        if self.embedding == "cls":
+            return self.net(self.normalise(x_BCHW))
+        return self.with_patches(x_BCHW)[0]
+
+    def with_patches(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward`, and the cells of the last map row by row, (B, P, D'), in one pass.
+
+        Raises:
+            UserError: the network has no map, as an ONNX file.
+        """
+        x_BCHW = self.normalise(x_BCHW)
+        if isinstance(self.net, Student):
+            z_BD, map_BDhw = self.net.embed_and_map(x_BCHW)
+        elif hasattr(self.net, "forward_features"):
+            y = self.net.forward_features(x_BCHW)  # type: ignore[operator]
+            z_BD = self.net.forward_head(y)  # type: ignore[operator]
+            map_BDhw = tokens_to_map(self.net, y) if y.ndim == 3 else y
+        else:
+            raise UserError(f"teacher {self.id} gives no patches", "use a timm network, or a loss without patches")
+        patches_BPD = map_BDhw.flatten(2).mT
+        if self.embedding == "cls":
+            return z_BD, patches_BPD
+        pooled_BD = patches_BPD.mean(1)
+        return pooled_BD if self.embedding == "pooled" else torch.cat([z_BD, pooled_BD], 1), patches_BPD
+
+    def grid(self) -> tuple[int, int]:
+        """Side of the grid of patches, and their width."""
+        size = self.preprocess.image_size
+        with torch.no_grad():
+            _, patches_1PD = self.with_patches(torch.zeros(1, 3, size, size, device=self.scale.device))
+        return round(patches_1PD.shape[1] ** 0.5), patches_1PD.shape[2]
 
 
 def load_teacher(spec: str, *, download: bool = True) -> Teacher:
@@ -54,16 +111,19 @@ def load_teacher(spec: str, *, download: bool = True) -> Teacher:
 
     Args:
         spec: a row of TEACHERS, any timm model, either with `@FILE` (timm's or the original repository's format) and
-            `?option=value` (mean, std, image_size, or an argument of the timm model); a run directory or a
-            student.safetensors of lowdino.
+            `?option=value` (mean, std, image_size, embedding, or an argument of the timm model); an .onnx file with
+            mean, std and image_size; a run directory or a student.safetensors of lowdino.
         download: fetch weights that are not here yet.
 
     Raises:
         UserError: unknown name, no weights (says which file to fetch and where to put it), weights of another network.
     """
-    if "@" not in spec and canonical(spec) not in TEACHERS and Path(spec).exists():
+    named = "@" in spec or canonical(spec) in TEACHERS or canonical(spec).endswith(".onnx")
+    if not named and Path(spec).exists():
         return _from_student(Path(spec))
     name = parse_teacher(spec)
+    if name.name.endswith(".onnx"):
+        return _from_onnx(name)
     if name.name not in TEACHERS:
         _check_timm_name(name.name)
     row = TEACHERS.get(name.name)
@@ -79,12 +139,41 @@ def load_teacher(spec: str, *, download: bool = True) -> Teacher:
             options.get("mean", cfg["mean"]),
             options.get("std", cfg["std"]),
             row.licence if row else str(cfg.get("license") or "unknown"),
+            options.get("embedding", "cls"),
         )
     except (AssertionError, RuntimeError, ValueError) as e:
         raise UserError(
             f"{name.name} cannot take images of {_size(name, cfg)} px: {e}", "set another ?image_size="
         ) from None
     teacher.fingerprint = fingerprint(teacher, f"{teacher.id} {sorted(options.items())}")
+    _say_licence(teacher, row.terms if row else "")
+    return teacher
+
+
+def _say_licence(teacher: Teacher, terms: str) -> None:
+    """Before it is used: what is trained with it may be bound by it."""
+    console.say(f"teacher {teacher.id}: {teacher.licence}" + (f"; {terms}" if terms else ""))
+
+
+def _from_onnx(name: TeacherName) -> Teacher:
+    """A network in an ONNX file: images in, one vector each out, by ONNX Runtime."""
+    from lowdino_edge.models.onnx_net import OnnxNet
+
+    assert name.file is not None
+    unfit = sorted(set(name.options) - {"mean", "std", "image_size"})
+    if unfit:
+        raise UserError(f"an ONNX teacher has no option '{unfit[0]}'", "mean, std and image_size are there")
+    if (name.file.parent / "artifact.json").is_file():
+        raise UserError(f"'{name.file}' is a student's artifact", "name its run, or its student.safetensors")
+    net = OnnxNet(name.file)
+    size = int(name.options.get("image_size") or net.image_size or 224)
+    mean, std = name.options.get("mean", IMAGENET_MEAN), name.options.get("std", IMAGENET_STD)
+    try:
+        teacher = Teacher(name.file.stem, net, Preprocess(size, 0.875, "bicubic"), mean, std, "unknown")
+    except (RuntimeError, ValueError, IndexError) as e:
+        raise UserError(f"'{name.file}' gives no embedding of {size} px images: {e}", "set ?image_size=") from None
+    teacher.fingerprint = hashlib.sha256(f"{net.sha256} {size} {mean} {std}".encode()).hexdigest()
+    _say_licence(teacher, "")
     return teacher
 
 
@@ -103,8 +192,10 @@ def _network(name: TeacherName) -> tuple[Any, dict[str, Any]]:
     import timm
 
     row = TEACHERS.get(name.name)
-    arguments = {k: v for k, v in name.options.items() if k not in ("mean", "std", "image_size")}
+    arguments = {k: v for k, v in name.options.items() if k not in ("mean", "std", "image_size", "embedding")}
     timm_name = row.timm if row else name.name
+    if row and row.timm.startswith("vit_"):
+        arguments.setdefault("global_pool", "token")  # DINOv3 and EUPE are pooled in timm, CLS in their own code
     cfg = timm.get_pretrained_cfg(timm_name)
     size = name.options.get("image_size") or (row.image_size if row else None)
     try:

@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
-from lowdino_edge.errors import UserError
+from lowdino_edge.errors import UserError, unknown
 
+EMBEDDINGS = ("cls", "pooled", "both")  # of a ViT: the CLS token, the mean of its patches, one after the other
 _DINOV2 = "https://dl.fbaipublicfiles.com/dinov2"
 _DINO = "https://dl.fbaipublicfiles.com/dino"
 
@@ -28,6 +29,7 @@ class TeacherSpec:
     file: str
     url: str
     summary: str = ""
+    terms: str = ""  # what the licence asks for beyond naming it
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON row of `list teachers`."""
@@ -63,6 +65,15 @@ def _dino(id: str, timm: str, dim: int, file: str, summary: str) -> TeacherSpec:
     )
 
 
+def _hub(id: str, timm: str, dim: int, licence: str, terms: str, summary: str) -> TeacherSpec:
+    """Networks whose weights are had from timm's page; those of Meta's own pages are behind a form."""
+    file = f"{timm}.safetensors"
+    url = f"https://huggingface.co/timm/{timm}/resolve/main/model.safetensors"
+    return TeacherSpec(id, timm, dim, 256, licence, file, url, summary, terms)
+
+
+_DINOV3 = "its licence binds whoever ships a network that was trained with it: read it first"
+_EUPE = "for research, not for commerce; so is what is distilled from it"
 _SIZES = (("s", "small", 384), ("b", "base", 768), ("l", "large", 1024), ("g", "giant", 1536))
 
 TEACHERS: dict[str, TeacherSpec] = {
@@ -74,6 +85,28 @@ TEACHERS: dict[str, TeacherSpec] = {
         _dino("dino_vits16", "vit_small_patch16_224.dino", 384, "dino_deitsmall16", "DINO ViT-S/16"),
         _dino("dino_vits8", "vit_small_patch8_224.dino", 384, "dino_deitsmall8", "DINO ViT-S/8"),
         _dino("dino_vitb16", "vit_base_patch16_224.dino", 768, "dino_vitbase16", "DINO ViT-B/16"),
+        *(
+            _hub(
+                f"dinov3_vit{letter}16",
+                f"vit_{size}_patch16_dinov3.lvd1689m",
+                dim,
+                "DINOv3 License",
+                _DINOV3,
+                f"DINOv3 ViT-{letter.upper()}/16",
+            )
+            for letter, size, dim in _SIZES[:3]
+        ),
+        *(
+            _hub(
+                f"eupe_vit{letter}16",
+                f"vit_{size}_patch16_dinov3_qkvb.eupe_lvd1689m",
+                dim,
+                "FAIR Noncommercial Research License",
+                _EUPE,
+                f"EUPE ViT-{letter.upper()}/16 (arXiv 2603.22387)",
+            )
+            for letter, size, dim in (("t", "tiny", 192), *_SIZES[:2])
+        ),
     )
 }
 
@@ -83,7 +116,8 @@ class TeacherName:
     """A parsed teacher: `NAME[?option=value&...][@FILE]`."""
 
     name: str  # a row of TEACHERS, or timm's name
-    options: Mapping[str, Any] = field(default_factory=dict)  # mean, std, image_size; the rest are timm's arguments
+    # mean, std, image_size, embedding (cls, pooled, both); the rest are timm's arguments
+    options: Mapping[str, Any] = field(default_factory=dict)
     file: Path | None = None
 
 
@@ -105,6 +139,8 @@ def parse_teacher(spec: str) -> TeacherName:
     head, at, file = spec.partition("@")
     _, _, query = head.partition("?")
     name = canonical(spec)
+    if name.endswith(".onnx") and not at:  # the file is the network
+        file = name
     if not name or (at and not file):
         raise UserError(f"'{spec}' names no teacher", "write ID, ID@FILE, or timm:NAME?option=value@FILE")
     options: dict[str, Any] = {}
@@ -112,11 +148,21 @@ def parse_teacher(spec: str) -> TeacherName:
         key, eq, text = item.partition("=")
         if not eq or not key:
             raise UserError(f"'{item}' in '{spec}' is no option", "write option=value, joined by &")
+        if key == "embedding" and text not in EMBEDDINGS:
+            raise unknown("embedding", text, EMBEDDINGS)
         options[key] = _triple(spec, key, text) if key in ("mean", "std") else _value(spec, text)
     size = options.get("image_size")
     if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
         raise UserError(f"image_size '{size}' in '{spec}' is no size", "give pixels, for example image_size=224")
     return TeacherName(name, options, Path(file).expanduser() if file else None)
+
+
+def with_image_size(spec: str, size: int) -> str:
+    """The same teacher at another size, in pixels; what the spec says of it is replaced."""
+    head, at, file = spec.partition("@")
+    name, _, query = head.partition("?")
+    kept = [item for item in query.split("&") if item and not item.startswith("image_size=")]
+    return f"{name}?{'&'.join([*kept, f'image_size={size}'])}{at}{file}"
 
 
 def _value(spec: str, text: str) -> Any:

@@ -1,13 +1,14 @@
 """Other people's checkpoints: finding, reading without pickle's dangers, and renaming to timm's keys.
 
-Formats: timm's (.safetensors, .pth), the DINO repository's and the DINOv2 repository's, whole training checkpoints of
-either ({"teacher": ...}, "module.", "backbone." prefixes).
+Formats: timm's (.safetensors, .pth), those of the DINO, DINOv2, DINOv3 and EUPE repositories, whole training
+checkpoints of any ({"teacher": ...}, "module.", "backbone." prefixes).
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import re
 import shutil
 from collections.abc import Mapping
 from http.client import HTTPException
@@ -111,10 +112,13 @@ def to_timm(state: State, net: nn.Module) -> State:
     """Renames an original checkpoint's keys to timm's and fits its position embeddings to `net`.
 
     DINOv2: the mask token goes; registers become timm's `reg_token`, and the position of the CLS token, which timm
-    does not keep there, is added to it; ViT-g's SwiGLU w12 and w3 become fc1 and fc2. The classifier goes, if any.
+    does not keep there, is added to it; ViT-g's SwiGLU w12 and w3 become fc1 and fc2. DINOv3 and EUPE: see
+    `_from_dinov3`. The classifier goes, if any.
     """
     state = dict(state)
     state.pop("mask_token", None)
+    if "storage_tokens" in state:
+        state = _from_dinov3(state, net)
     if "register_tokens" in state:
         state["reg_token"] = state.pop("register_tokens")
         state["cls_token"] = state["cls_token"] + state["pos_embed"][:, :1]
@@ -130,6 +134,25 @@ def to_timm(state: State, net: nn.Module) -> State:
         offset = 0.1 if _is_dino(net) and "reg_token" not in state else 0.0
         state["pos_embed"] = resize_positions(pos, grid, prefix=prefix, offset=offset, antialias=offset == 0)
     return state
+
+
+def _from_dinov3(state: State, net: nn.Module) -> State:
+    """DINOv3's and EUPE's keys: rotations are computed anew, heads for training go, and so does the keys' bias, which
+    they mask. Where timm's network has no bias of queries and values, theirs has to be zero and is left out."""
+    own, made = net.state_dict().keys(), {}
+    for key, value in state.items():
+        if key.startswith(("rope_embed.", "projectors.", "local_cls_norm")) or key.endswith(".bias_mask"):
+            continue
+        if key.endswith("attn.qkv.bias"):
+            query, _, values = value.chunk(3)
+            if key.replace("qkv.bias", "q_bias") in own:
+                made[key.replace("qkv.bias", "q_bias")] = query
+                made[key.replace("qkv.bias", "v_bias")] = values
+                continue
+            if not (query.any() or values.any()):
+                continue
+        made[re.sub(r"ls([12])\.gamma$", r"gamma_\1", key).replace("storage_tokens", "reg_token")] = value
+    return made
 
 
 def _is_dino(net: nn.Module) -> bool:

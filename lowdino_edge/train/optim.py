@@ -13,8 +13,8 @@ def make_optimizer(method: Method, cfg: OptimConfig) -> torch.optim.Optimizer:
     """AdamW or SGD over `method.trainable()`. Rates are set before every step by `set_rates`."""
     groups = method.trainable()
     if cfg.name == "adamw":
-        return torch.optim.AdamW(groups, lr=cfg.lr, weight_decay=0.0, foreach=True)
-    return torch.optim.SGD(groups, lr=cfg.lr, momentum=cfg.momentum, weight_decay=0.0, foreach=True)
+        return torch.optim.AdamW(groups, lr=cfg.lr, weight_decay=0.0, fused=True)
+    return torch.optim.SGD(groups, lr=cfg.lr, momentum=cfg.momentum, weight_decay=0.0, fused=True)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:

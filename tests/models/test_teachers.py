@@ -20,7 +20,7 @@ from lowdino_edge.errors import UserError
 from lowdino_edge.models import teacher as teacher_module
 from lowdino_edge.models.backbone import build_student, save_student, timm_network
 from lowdino_edge.models.teacher import load_teacher
-from lowdino_edge.models.teachers import TEACHERS, canonical, parse_teacher, weights_dir
+from lowdino_edge.models.teachers import TEACHERS, canonical, parse_teacher, weights_dir, with_image_size
 from lowdino_edge.models.weights import fill, resize_positions, to_timm, unwrap
 
 SMALL = "resnet10t"  # a network that is quick to write and read
@@ -128,6 +128,12 @@ def test_canonical(spec: str, name: str):
     assert canonical(spec) == name
 
 
+def test_another_size():
+    assert with_image_size("dinov2_vits14@/f?x", 518) == "dinov2_vits14?image_size=518@/f?x"
+    assert with_image_size("a?image_size=96&mean=0.5@f", 64) == "a?mean=0.5&image_size=64@f"
+    assert parse_teacher(with_image_size("dinov2_vits14", 28)).options == {"image_size": 28}
+
+
 def test_parse():
     p = parse_teacher("timm:mobilenetv2_100?pad_type=same&mean=0.5&std=0.1,0.2,0.3&image_size=96@/x/y@z.safetensors")
     assert (p.name, p.file) == ("mobilenetv2_100", Path("/x/y@z.safetensors"))
@@ -186,19 +192,21 @@ def test_dinov2_checkpoint_computes_what_the_original_does(id: str, registers: i
         torch.testing.assert_close(net(x_BCHW), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_dinov2_vits14_from_its_own_file(weights: Path):
+@pytest.mark.parametrize("size", [224, 518])
+def test_dinov2_vits14_from_its_own_file(weights: Path, size: int):
     state = dinov2_state(384, 12)
     weights.mkdir()
     torch.save(state, weights / "dinov2_vits14_pretrain.pth")
-    teacher = load_teacher("dinov2/vits14", download=False)
+    teacher = load_teacher("dinov2/vits14" if size == 224 else f"dinov2_vits14?image_size={size}", download=False)
     assert (teacher.id, teacher.embed_dim, teacher.licence) == ("dinov2_vits14", 384, "Apache-2.0")
-    assert teacher.preprocess.image_size == 224 and teacher.preprocess.resize == 256
-    x_BCHW = torch.rand(1, 3, 224, 224)
+    assert teacher.preprocess.image_size == size and teacher.preprocess.resize == size * 8 // 7
+    x_BCHW = torch.rand(1, 3, size, size)
     mean, std = (
         torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1),
         torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1),
     )
-    expected = dinov2_forward(state, (x_BCHW - mean) / std, 6, original_positions(state["pos_embed"], 16, False))
+    pos = state["pos_embed"] if size == 518 else original_positions(state["pos_embed"], size // 14, False)
+    expected = dinov2_forward(state, (x_BCHW - mean) / std, 6, pos)
     torch.testing.assert_close(teacher(x_BCHW), expected, rtol=1e-3, atol=1e-4)
 
 
@@ -249,6 +257,98 @@ def test_wrapped_checkpoints_are_unwrapped(tmp_path: Path, wrap):
     torch.save(wrap(state), tmp_path / "x.pth")
     found = unwrap(teacher_module.read_state(tmp_path / "x.pth"))
     assert found.keys() == state.keys()
+
+
+def metas_state(net: torch.nn.Module) -> dict[str, Tensor]:
+    """timm's DINOv3 under the keys of Meta's repository; what it does not keep is made up."""
+    made: dict[str, Tensor] = {"mask_token": torch.ones(1, 384), "rope_embed.periods": torch.ones(16)}
+    for key, value in net.state_dict().items():
+        key = key.replace("reg_token", "storage_tokens").replace("gamma_1", "ls1.gamma").replace("gamma_2", "ls2.gamma")
+        if key.endswith("q_bias"):
+            block = key.removesuffix("q_bias")
+            masked = torch.full_like(value, 3.0)
+            made[f"{block}qkv.bias"] = torch.cat([value, masked, net.state_dict()[f"{block}v_bias"]])
+            made[f"{block}qkv.bias_mask"] = torch.cat([torch.ones_like(value), 0 * value, torch.ones_like(value)])
+        elif not key.endswith("v_bias"):
+            made[key] = value.clone()
+    return made
+
+
+@pytest.mark.parametrize("id", ["dinov3_vits16", "eupe_vitt16"])
+def test_dinov3_and_eupe_from_their_own_files(id: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Their keys are those of the repositories as published; the CLS token is the embedding, as in their code."""
+    torch.manual_seed(0)
+    net = timm_network(TEACHERS[id].timm, 64).eval()
+    for name, p in net.named_parameters():  # gammas of 1e-5 would hide the blocks
+        p.data.copy_(torch.randn_like(p) * 0.1 + ("gamma" in name))
+    torch.save(metas_state(net), tmp_path / "x.pth")
+    teacher = load_teacher(f"{id}?image_size=64@{tmp_path / 'x.pth'}")
+    x_BCHW = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = net.forward_features(teacher.normalise(x_BCHW))[:, 0]
+        torch.testing.assert_close(teacher(x_BCHW), expected, rtol=1e-3, atol=1e-4)
+    said = capsys.readouterr().err
+    assert f"teacher {id}: {TEACHERS[id].licence}; {TEACHERS[id].terms}" in said
+
+
+def test_a_bias_that_the_network_has_no_place_for_is_named(tmp_path: Path):
+    net = timm_network(TEACHERS["dinov3_vits16"].timm, 64)
+    state = metas_state(net)
+    state["blocks.0.attn.qkv.bias"] = torch.zeros(3 * 384)
+    state["blocks.1.attn.qkv.bias"] = torch.ones(3 * 384)
+    torch.save(state, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"unexpected: blocks\.1\.attn\.qkv\.bias"):
+        load_teacher(f"dinov3_vits16?image_size=64@{tmp_path / 'x.pth'}")
+
+
+# ---- which output, and ONNX files
+
+
+def test_the_embedding_is_cls_or_pooled_or_both(tmp_path: Path):
+    state = dinov2_state(384, 12)
+    torch.save(state, tmp_path / "x.pth")
+    z, widths = {}, {"cls": 384, "pooled": 384, "both": 768}
+    x_BCHW = torch.rand(2, 3, 56, 56)
+    for kind, width in widths.items():
+        teacher = load_teacher(f"dinov2_vits14?image_size=56&embedding={kind}@{tmp_path / 'x.pth'}")
+        assert teacher.embed_dim == width
+        z[kind] = teacher(x_BCHW)
+        both, patches = teacher.with_patches(x_BCHW)
+        torch.testing.assert_close(both, z[kind])
+        assert patches.shape == (2, 16, 384) and teacher.grid() == (4, 384)
+    torch.testing.assert_close(z["both"], torch.cat([z["cls"], z["pooled"]], 1))
+    torch.testing.assert_close(z["pooled"], patches.mean(1))
+    with pytest.raises(UserError, match="embedding"):
+        parse_teacher("dinov2_vits14?embedding=mean")
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_an_onnx_file_teaches(tmp_path: Path, fixed: bool):
+    net = timm_network(SMALL, None).eval()
+    file = tmp_path / "net.onnx"
+    batch = {} if fixed else {"dynamic_axes": {"x": {0: "n"}}}
+    torch.onnx.export(net, (torch.rand(1, 3, 64, 64),), file, input_names=["x"], dynamo=False, **batch)
+    teacher = load_teacher(f"{file}?mean=0.5&std=0.25")
+    assert (teacher.id, teacher.embed_dim, teacher.preprocess.image_size) == ("net", 512, 64)
+    x_BCHW = torch.rand(3, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        torch.testing.assert_close(teacher(x_BCHW), net((x_BCHW - 0.5) / 0.25), rtol=1e-3, atol=1e-4)
+    assert load_teacher(f"{file}?mean=0.4&std=0.25").fingerprint != teacher.fingerprint
+    with pytest.raises(UserError, match="gives no patches"):
+        teacher.with_patches(x_BCHW)
+
+
+def test_onnx_refusals(tmp_path: Path):
+    with pytest.raises(UserError, match="no ONNX file"):
+        load_teacher(str(tmp_path / "none.onnx"))
+    (tmp_path / "noise.onnx").write_bytes(bytes(range(256)))
+    with pytest.raises(UserError, match="cannot read"):
+        load_teacher(str(tmp_path / "noise.onnx"))
+    with pytest.raises(UserError, match="no option 'embedding'"):
+        load_teacher(f"{tmp_path / 'noise.onnx'}?embedding=cls")
+    (tmp_path / "artifact.json").write_text("{}")
+    with pytest.raises(UserError, match="is a student's artifact"):
+        load_teacher(str(tmp_path / "noise.onnx"))
 
 
 # ---- timm's format, runs, fingerprints
