@@ -17,6 +17,7 @@ from lowdino_edge.lineup import same_data, short_hash, with_source
 from lowdino_edge.measure import benchmark as benchmark
 from lowdino_edge.measure import report as report
 from lowdino_edge.measure import serve as serve
+from lowdino_edge.memory import keep_freed_memory
 from lowdino_edge.resolve import Model, describe, resolve
 from lowdino_edge.run import Run, is_run, read_json
 from lowdino_edge.types import Encoder
@@ -25,10 +26,12 @@ from lowdino_edge.workspace import Split, Workspace, open_run
 if TYPE_CHECKING:
     from lowdino_edge.artifact import Artifact
     from lowdino_edge.config import ExportConfig
+    from lowdino_edge.distill.layout import Look
     from lowdino_edge.models.backbone import Student
+    from lowdino_edge.models.teacher import Teacher
     from lowdino_edge.prove import Subject
 
-TASKS = ("knn",)
+TASKS = ("knn", "retrieval")
 
 
 def train(
@@ -61,7 +64,6 @@ def distill(
     Args:
         trained: the run that `distill.teacher: train` and `distill.init: train` refer to.
     """
-    from lowdino_edge.distill.cache import build_cache
     from lowdino_edge.methods import build_method
     from lowdino_edge.models.teacher import load_teacher
 
@@ -70,25 +72,33 @@ def distill(
     with open_run(recipe, out, resume=resume, overwrite=overwrite) as run:
         if run is None:
             return _summary(Run(out))
-        if cfg.teacher == "train" and trained is None:
+        if "train" in cfg.teachers and trained is None:
             raise UserError(
                 "distill.teacher is 'train', but nothing was trained before",
                 "give --teacher ID, or run the whole recipe with `lowdino run`",
             )
-        teacher = load_teacher(str(trained) if cfg.teacher == "train" else cfg.teacher, download=recipe.data.download)
+        names = [str(trained) if name == "train" else name for name in cfg.teachers]
+        teachers = [load_teacher(name, download=recipe.data.download) for name in names]
         student = work.new_student(trained if cfg.init == "train" else None)
-        images = work.images("train")
-        cache = build_cache(
-            teacher,
-            images,
-            Path(cfg.cache),
-            batch_size=cfg.cache_batch_size,
-            device=work.device,
-            workers=recipe.data.workers,
-        )
+        targets = [_targets(teacher, recipe, work) for teacher in teachers]
         pixels = work.train_pixels(student.preprocess)
-        method = build_method("distill", student, cfg, cache=cache, ids=pixels.ids, seed=recipe.seed)
-        card = {"teacher": teacher.id, "teacher_fingerprint": teacher.fingerprint, "teacher_licence": teacher.licence}
+        method = build_method(
+            "distill",
+            student,
+            cfg,
+            targets=targets,
+            ids=pixels.ids,
+            labels=lambda: pixels.labels,
+            classes=len(pixels.classes),
+            seed=recipe.seed,
+        )
+        card = {
+            "teacher": " + ".join(t.id for t in teachers),
+            "teacher_fingerprint": " + ".join(t.fingerprint for t in teachers),
+            "teacher_licence": " + ".join(dict.fromkeys(t.licence for t in teachers)),
+            "losses": cfg.losses,
+            "qat": cfg.qat,
+        }
         return _fit(run, "distill", method, pixels, cfg, recipe, work, resume, card)
 
 
@@ -148,6 +158,34 @@ def _params(student: Student) -> int:
     return sum(p.numel() for p in student.parameters())
 
 
+def _targets(teacher: Teacher, recipe: Recipe, work: Workspace) -> Any:
+    """What the teacher says about the training images: from its cache, or asked anew every time."""
+    from lowdino_edge.distill.cache import build_cache
+    from lowdino_edge.distill.encode import TeacherPass
+    from lowdino_edge.distill.live import LiveTargets
+
+    cfg = recipe.distill or DistillConfig()
+    images, look, workers = work.images("train"), _look(recipe), recipe.data.workers
+    if cfg.cache == "none":
+        return LiveTargets(TeacherPass(teacher, images, cfg.cache_batch_size, work.device, workers, look))
+    return build_cache(
+        teacher,
+        images,
+        Path(cfg.cache),
+        batch_size=cfg.cache_batch_size,
+        device=work.device,
+        workers=workers,
+        look=look,
+    )
+
+
+def _look(recipe: Recipe) -> Look:
+    from lowdino_edge.distill.layout import Look
+
+    cfg = recipe.distill or DistillConfig()
+    return Look(cfg.recorded_views, cfg.views, recipe.seed, cfg.patches)
+
+
 def cache(recipe: Recipe, out: Path, *, dry_run: bool = False) -> dict[str, Any]:
     """Teacher targets alone, for later distillation. `dry_run` measures a batch and tells hours and GB."""
     from lowdino_edge.distill.cache import build_cache
@@ -156,17 +194,20 @@ def cache(recipe: Recipe, out: Path, *, dry_run: bool = False) -> dict[str, Any]
     cfg = recipe.distill or DistillConfig()
     work = Workspace(recipe)
     images = work.images("train")
-    teacher = load_teacher(cfg.teacher, download=recipe.data.download)
-    made = build_cache(
-        teacher,
-        images,
-        out,
-        batch_size=cfg.cache_batch_size,
-        device=work.device,
-        workers=recipe.data.workers,
-        dry_run=dry_run,
-    )
-    return made.describe()
+    made = [
+        build_cache(
+            load_teacher(name, download=recipe.data.download),
+            images,
+            out,
+            batch_size=cfg.cache_batch_size,
+            device=work.device,
+            workers=recipe.data.workers,
+            look=_look(recipe),
+            dry_run=dry_run,
+        ).describe()
+        for name in cfg.teachers
+    ]
+    return made[0] if len(made) == 1 else {"caches": made}
 
 
 def export(
@@ -316,7 +357,13 @@ def embed(model: str, source: str, out: Path, *, split: Split = "test", recipe: 
 
 
 def evaluate(
-    model: str, source: str, task: str = "knn", *, recipe: Recipe | None = None, protocol: KnnConfig | None = None
+    model: str,
+    source: str,
+    task: str = "knn",
+    *,
+    recipe: Recipe | None = None,
+    protocol: KnnConfig | None = None,
+    bank_from: str | None = None,
 ) -> dict[str, Any]:
     """One metric of one MODEL; written to results/ when MODEL belongs to a run. What was measured on other images, at
     another size or by another vote goes into a file of its own: the run's own figures stay as they are."""
@@ -326,6 +373,10 @@ def evaluate(
     work = Workspace(recipe)
     found = resolve(model)
     encoder = _encoder(found, work)
+    if task == "retrieval":
+        return _retrieval(found, encoder, source, work, bank_from)
+    if bank_from is not None:
+        raise UserError("kNN compares a model with itself", "use --task retrieval with --bank-from")
     cfg = protocol or recipe.eval.knn[0]
     result = {**describe(found), "data": source, **work.knn(encoder, cfg)}
     if found.run is not None and is_run(found.run):
@@ -335,21 +386,47 @@ def evaluate(
     return result
 
 
+def _retrieval(found: Model, encoder: Encoder, source: str, work: Workspace, bank_from: str | None) -> dict[str, Any]:
+    """Queries by the model, the bank by the model or by another one of the same space."""
+    from lowdino_edge.evals import retrieval
+
+    work.need_labels()
+    other = resolve(bank_from) if bank_from else found
+    searched = encoder if bank_from is None else other.encoder(work.device)
+    if searched.embed_dim != encoder.embed_dim:
+        raise UserError(
+            f"'{other.name}' has {searched.embed_dim} dimensions, '{found.name}' {encoder.embed_dim}",
+            f"distil with --align --teacher {bank_from}, so that the student lies in its space",
+        )
+    protocol = {"image_size": encoder.preprocess.image_size, "bank_image_size": searched.preprocess.image_size}
+    result = retrieval.evaluate(work.embed(searched, "train"), work.embed(encoder, "test"), protocol)
+    result = {**describe(found), "bank_from": other.name, "data": source, **result}
+    if found.run is not None and is_run(found.run):
+        name = "student" if found.kind == "student" else found.name
+        task = "retrieval" if bank_from is None else f"retrieval-{other.name}"
+        task = _with_data(task, work.recipe, load_recipe(found.run / "recipe.yaml"))
+        Run(found.run).result(task, name, "host", result)
+    return result
+
+
 def _task_name(cfg: KnnConfig, recipe: Recipe, own: Recipe) -> str:
     """`knn` is the run's own measurement, `knn-k1-t0.07` another vote, `eval-knn-<hash>` other images or pixels."""
     task = "knn" if cfg.protocol == "standard" else f"knn-{cfg.protocol}"
     if any(c.protocol == cfg.protocol and c != cfg for c in own.eval.knn) and cfg not in own.eval.knn:
         task += f"-k{cfg.k}-t{cfg.temperature:g}"
+    return _with_data(task, recipe, own)
+
+
+def _with_data(task: str, recipe: Recipe, own: Recipe) -> str:
     if same_data(recipe, own) and recipe.student.image_size in (None, own.student.image_size):
         return task
     return f"eval-{task}-{short_hash(recipe.data.model_dump(), recipe.student.image_size)}"
 
 
 def _encoder(model: Model, work: Workspace) -> Encoder:
-    size = work.recipe.student.image_size
-    if model.kind == "teacher" and size is not None:
-        raise UserError("--image-size is for students", f"write ID?image_size={size} for a teacher (before any @FILE)")
-    return model.encoder(work.device, image_size=size)
+    if work.device == "cpu":
+        keep_freed_memory()
+    return model.encoder(work.device, image_size=work.recipe.student.image_size)
 
 
 def estimate(recipe: Recipe) -> dict[str, Any]:

@@ -93,9 +93,11 @@ def _need_teacher(recipe: Recipe, top: Run) -> None:
     from lowdino_edge.models.teacher import load_teacher
 
     cfg = recipe.distill
-    if recipe.train is None or cfg is None or cfg.teacher == "train" or Run(top.path / "train").done.is_file():
+    if recipe.train is None or cfg is None or Run(top.path / "train").done.is_file():
         return
-    load_teacher(cfg.teacher, download=recipe.data.download)
+    for name in cfg.teachers:
+        if name != "train":
+            load_teacher(name, download=recipe.data.download)
 
 
 def _ship(stage: Run, top: Run) -> None:

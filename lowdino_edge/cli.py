@@ -13,7 +13,7 @@ from lowdino_edge import __version__
 from lowdino_edge import options as o
 from lowdino_edge.errors import UserError, unknown
 from lowdino_edge.exits import guarded
-from lowdino_edge.present import emit, knn_text, settings, table
+from lowdino_edge.present import emit, knn_text, retrieval_text, settings, table
 
 if TYPE_CHECKING:
     from lowdino_edge.config import Recipe
@@ -130,6 +130,11 @@ def distill(
     data: o.Data = None,
     student: o.Student = None,
     teacher: o.Teacher = None,
+    teacher_weights: o.TeacherWeights = None,
+    losses: o.Losses = None,
+    align: o.Align = False,
+    cache: o.CacheDir = None,
+    qat: o.Qat = None,
     init: o.Init = None,
     epochs: o.Epochs = None,
     batch_size: o.Batch = None,
@@ -266,6 +271,7 @@ def eval_(
     k: o.K = None,
     temperature: o.Temperature = None,
     protocol: o.Protocol = None,
+    bank_from: o.BankFrom = None,
     image_size: o.ImageSize = None,
     workers: o.Workers = None,
     device: o.Device = None,
@@ -282,8 +288,8 @@ def eval_(
     loaded = load_recipe(None, set_, flags={**flags, "eval.knn": [wanted]})
     from lowdino_edge import api
 
-    result = api.evaluate(model, data, task, recipe=loaded)
-    emit(result, knn_text(result))
+    result = api.evaluate(model, data, task, recipe=loaded, bank_from=bank_from)
+    emit(result, knn_text(result) if task == "knn" else retrieval_text(result))
 
 
 @app.command()

@@ -30,6 +30,11 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True)
 
 
+def _else(default: BaseModel) -> BeforeValidator:
+    """What a mapping does not say of a section stays as this default has it, not as the section's class has."""
+    return BeforeValidator(lambda v: {**default.model_dump(), **v} if isinstance(v, Mapping) else v)
+
+
 class DataConfig(Strict):
     """Where the images come from and the size at which they are kept in memory."""
 
@@ -74,12 +79,18 @@ class ViewConfig(Strict):
         return self
 
 
+_GLOBAL = ViewConfig(solarise=0.2)
+_LOCAL = ViewConfig(count=2, scale=(0.05, 0.4), blur=0.5)
+# colours as they are: the teacher saw them so (docs/losses.md)
+_DISTILLED = ViewConfig(count=1, scale=(0.5, 1.0), jitter=0.0, grey=0.0, blur=0.0)
+
+
 class ViewsConfig(Strict):
     """Multi-crop: `global` views go to teacher and student, `local` ones to the student only."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True, validate_default=True)
-    global_: ViewConfig = Field(default_factory=lambda: ViewConfig(solarise=0.2), alias="global")
-    local: ViewConfig = Field(default_factory=lambda: ViewConfig(count=2, scale=(0.05, 0.4), blur=0.5))
+    global_: Annotated[ViewConfig, _else(_GLOBAL)] = Field(default=_GLOBAL, alias="global")
+    local: Annotated[ViewConfig, _else(_LOCAL)] = _LOCAL
 
 
 class OptimConfig(Strict):
@@ -142,22 +153,84 @@ class TrainConfig(LoopConfig):
     simclr: SimclrConfig = SimclrConfig()
 
 
-class DistillConfig(LoopConfig):
-    """Offline distillation: cached teacher embeddings -> soft assignments to prototypes -> KL (papers.md)."""
+_ADAMW = OptimConfig(name="adamw", lr=1e-3, warmup_epochs=1, weight_decay_end=0.04)
+LossId = Literal["kl", "kl_anchors", "kl_labels", "simkd", "cosine", "mse", "patch", "relational"]
 
-    teacher: str = "dinov2_vits14"  # an id, ID@FILE, a run, or "train": the student this recipe just trained
+
+def _weighed(value: Any) -> Any:
+    """`kl` and `kl=1,cosine=0.5`, as they are written on a command line."""
+    if not isinstance(value, str):
+        return value
+    parts = (item.partition("=") for item in value.split(","))
+    return {id.strip(): weight.strip() or 1.0 for id, _, weight in parts}
+
+
+def _shares(value: Any) -> Any:
+    """`2:1`, as it is written on a command line."""
+    return value.split(":") if isinstance(value, str) else value
+
+
+class DistillConfig(LoopConfig):
+    """Offline distillation: a frozen teacher's embeddings, cached, and what the student is compared with them by."""
+
+    # ids, ID@FILE, runs, or "train": the student this recipe just trained
+    teacher: str | Annotated[list[str], Field(min_length=1)] = "dinov2_vits14"
+    # of several teachers, a list or a:b; None: all alike
+    teacher_weights: Annotated[list[Positive] | None, BeforeValidator(_shares)] = None
     init: Literal["random", "train"] = "train"  # the student starts from this recipe's train stage, if there is one
-    cache: str = "cache"  # directory that keeps teacher targets, shared between runs
-    loss: Literal["kl"] = "kl"
-    prototypes: Annotated[int, Field(ge=2)] = 1024  # spherical k-means of the cached embeddings; no label is read
+    cache: str = "cache"  # directory that keeps teacher targets, shared between runs; none: the teacher is asked live
+    losses: Annotated[dict[LossId, Positive], Field(min_length=1), BeforeValidator(_weighed)] = {"kl": 1.0}
+    alpha: Annotated[float, Field(ge=0, le=1)] = 1.0  # alpha x losses + (1 - alpha) x cross-entropy to labels
+    prototypes: Annotated[int, Field(ge=2)] = 1024  # kl: spherical k-means of the cached embeddings; no label is read
+    anchors: Annotated[int, Field(ge=2)] = 4096  # kl_anchors: images whose similarities are compared
     teacher_temp: Positive | None = None  # None: the one that gives the targets the entropy `teacher_entropy` x ln K
     teacher_entropy: Annotated[float, Field(gt=0, lt=1)] = 0.5
     student_temp: Positive | None = None  # None: the teacher's
     temperature: Positive = 1.0  # Hinton's T: softens both further, the loss is T^2 KL
-    views: ViewConfig = Field(default_factory=lambda: ViewConfig(count=1, scale=(0.5, 1.0)))
+    views: Annotated[ViewConfig, _else(_DISTILLED)] = _DISTILLED
+    recorded_views: Annotated[int, Field(ge=0)] = 0  # an image, shown to teacher and student alike; 0: clean image
+    align: bool = (
+        False  # the student's own output lies in the teacher's space: an index of the teacher's can be searched
+    )
+    # of the teacher's last map, in 8 bits; loss patch needs them, and takes pca64 where nothing is said
+    patches: Literal["none", "int8", "pca64"] = "none"
+    qat: Literal["none", "w8a8"] = "none"  # the last epochs compute with weights and activations rounded to 8 bits
+    qat_epochs: Positive = 5
     cache_batch_size: Annotated[int, Field(ge=1)] = 64
     epochs: Annotated[float, Field(gt=0)] = 50
-    optim: OptimConfig = OptimConfig(name="adamw", lr=1e-3, warmup_epochs=1, weight_decay_end=0.04)
+    optim: Annotated[OptimConfig, _else(_ADAMW)] = _ADAMW
+
+    @property
+    def teachers(self) -> list[str]:
+        return [self.teacher] if isinstance(self.teacher, str) else self.teacher
+
+    @property
+    def shares(self) -> list[float]:
+        """The weight of each teacher; together 1."""
+        weights = self.teacher_weights or [1.0] * len(self.teachers)
+        return [w / sum(weights) for w in weights]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled_in(cls, given: Any) -> Any:
+        """Directions alone leave lengths open, so the default losses of an aligned student say both."""
+        if isinstance(given, dict) and given.get("align") and "losses" not in given:
+            given = {**given, "losses": {"kl": 1.0, "mse": 1.0}}
+        if isinstance(given, dict) and "patches" not in given and "patch" in (given.get("losses") or ()):
+            given = {**given, "patches": "pca64"}
+        return given
+
+    @model_validator(mode="after")
+    def _a_weight_each(self) -> DistillConfig:
+        if self.qat != "none" and self.qat_epochs > self.epochs:
+            raise ValueError(f"qat_epochs {self.qat_epochs:g} of {self.epochs:g} epochs")
+        if self.align and len(self.teachers) > 1:
+            raise ValueError("align: a student can lie in the space of one teacher only")
+        if self.align and not {"mse"} & set(self.losses):
+            raise ValueError("align: directions alone leave lengths open; weigh mse too, as losses=kl=1,mse=1")
+        if self.teacher_weights and len(self.teacher_weights) != len(self.teachers):
+            raise ValueError(f"{len(self.teacher_weights)} teacher_weights for {len(self.teachers)} teachers")
+        return self
 
 
 class ExportConfig(Strict):

@@ -49,7 +49,18 @@ Workers = Annotated[int | None, typer.Option("--workers", help="Decoding threads
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, measure, write nothing.")]
 
 Method = Annotated[str | None, typer.Option("--method", help="See `lowdino list methods`.")]
-Teacher = Annotated[str | None, typer.Option("--teacher", help="An id, ID@FILE or a run.")]
+Teacher = Annotated[
+    list[str] | None, typer.Option("--teacher", help="An id, ID@FILE, an .onnx file or a run. Several: repeat it.")
+]
+TeacherWeights = Annotated[str | None, typer.Option("--teacher-weights", help="Of several teachers, such as 2:1.")]
+Losses = Annotated[str | None, typer.Option("--loss", help="Such as kl, or kl=1,cosine=0.5. See the README.")]
+Align = Annotated[bool, typer.Option("--align", help="The student itself ends in the teacher's space.")]
+Qat = Annotated[
+    str | None, typer.Option("--qat", help="w8a8: the last epochs compute in 8 bits, so that int8 loses less.")
+]
+CacheDir = Annotated[
+    str | None, typer.Option("--cache", help="Directory of teacher targets; none: ask the teacher every time.")
+]
 Init = Annotated[Path | None, typer.Option("--init", help="A run or student.safetensors to start from.")]
 Targets = Annotated[
     list[str] | None, typer.Option("--target", "--format", help="A target of `lowdino list targets`, or all.")
@@ -63,7 +74,10 @@ Calibrate = Annotated[str | None, typer.Option("--calibration", help="SRC of rea
 Source = Annotated[str, typer.Option("--data", help="synthetic, a named set, or a folder of images.")]
 Split = Annotated[Literal["train", "test"], typer.Option("--split")]
 File = Annotated[Path, typer.Option("--out", help="An .npz file.")]
-Task = Annotated[str, typer.Option("--task", help="knn")]
+Task = Annotated[str, typer.Option("--task", help="knn or retrieval.")]
+BankFrom = Annotated[
+    str | None, typer.Option("--bank-from", help="Retrieval: the model whose embeddings are searched. Default: MODEL.")
+]
 K = Annotated[int | None, typer.Option("--k", help="Neighbours that vote.")]
 Temperature = Annotated[float | None, typer.Option("--temperature", help="Votes weigh exp(similarity / temperature).")]
 Protocol = Annotated[str | None, typer.Option("--protocol", help="standard or lowdino-legacy.")]
@@ -88,11 +102,15 @@ _KEYS = {
     "seed": "seed",
     "device": "device",
 }
-_STAGE_KEYS = ("epochs", "batch_size", "precision", "method", "teacher")
+_STAGE_KEYS = ("epochs", "batch_size", "precision", "method", "teacher_weights", "losses", "cache", "qat")
 
 
 def flags(stage: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe keys that a command's flags stand for; `given` is the command's `locals()`."""
     keys = {key: given[name] for name, key in _KEYS.items() if name in given}
     keys |= {f"{stage}.{name}": given[name] for name in _STAGE_KEYS if name in given}
+    if teachers := given.get("teacher"):
+        keys[f"{stage}.teacher"] = teachers[0] if len(teachers) == 1 else list(teachers)
+    if given.get("align"):
+        keys[f"{stage}.align"] = True
     return {k: str(v) if isinstance(v, Path) else v for k, v in keys.items()}

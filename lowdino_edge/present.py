@@ -43,6 +43,16 @@ def knn_text(knn: Mapping[str, Any] | None) -> str:
     return f"kNN {100 * knn['top1']:.2f}% ({protocol}; bank {knn['n_bank']}, queries {knn['n_query']})"
 
 
+def retrieval_text(found: Mapping[str, Any]) -> str:
+    """A ranking's figures with their protocol."""
+    p = found["protocol"]
+    recall = ", ".join(f"recall at {k} {100 * v:.2f}%" for k, v in found["recall"].items())
+    return (
+        f"mAP {100 * found['map']:.2f}%, {recall} (bank from {found['bank_from']} at {p['bank_image_size']} px, "
+        f"queries at {p['image_size']} px; {p['ranking']}; bank {found['n_bank']}, queries {found['n_query']})"
+    )
+
+
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows of one shape as aligned columns."""
     columns = list(rows[0])

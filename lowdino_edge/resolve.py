@@ -11,7 +11,7 @@ from lowdino_edge import console
 from lowdino_edge.artifact import Artifact, directory_of
 from lowdino_edge.errors import UserError, unknown
 from lowdino_edge.models.students import STUDENTS
-from lowdino_edge.models.teachers import TEACHERS, canonical
+from lowdino_edge.models.teachers import TEACHERS, canonical, with_image_size
 from lowdino_edge.types import Encoder
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ class Model:
         if self.kind == "teacher":
             from lowdino_edge.models.teacher import load_teacher
 
-            return EagerEncoder(load_teacher(self.spec), name=self.name, device=device, threads=threads)
+            spec = self.spec if image_size is None else with_image_size(self.spec, image_size)
+            return EagerEncoder(load_teacher(spec), name=self.name, device=device, threads=threads)
         return EagerEncoder(self.student(image_size), name=self.name, device=device, threads=threads)
 
     def student(self, image_size: int | None = None) -> Student:
@@ -83,6 +84,8 @@ def resolve(spec: str) -> Model:
             return _artifact(directory_of(path))
         if path.suffix == ".safetensors":
             return Model("student", spec, path.stem)
+        if path.suffix == ".onnx":
+            return Model("teacher", spec, path.stem)
         raise UserError(
             f"'{spec}' has no artifact.json beside it",
             "name a file that `lowdino export` wrote, with its artifact.json",
@@ -97,7 +100,7 @@ def resolve(spec: str) -> Model:
 
 
 def _is_teacher(spec: str) -> bool:
-    return canonical(spec) in TEACHERS or spec.startswith("timm:")
+    return canonical(spec) in TEACHERS or spec.startswith("timm:") or canonical(spec).endswith(".onnx")
 
 
 def _artifact(directory: Path) -> Model:

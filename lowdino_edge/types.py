@@ -85,6 +85,14 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class At:
+    """Which images a batch holds: rows of the training pixels, (B,), and the epoch, from 0."""
+
+    index_B: Int64
+    epoch: int
+
+
+@dataclass(frozen=True)
 class LatencyResult:
     """Raw latencies of single calls at batch 1, in milliseconds, in the order they were taken."""
 

@@ -91,3 +91,51 @@ def test_any_mapping_is_a_recipe_or_a_user_error(tree: dict[str, object]) -> Non
 def test_ssh_options_may_be_numbers() -> None:
     recipe = load_recipe(None, ["benchmark.ssh_options=[-p, 2222]"])
     assert recipe.benchmark is not None and recipe.benchmark.ssh_options == ["-p", "2222"]
+
+
+def test_what_is_not_said_of_a_section_stays_as_it_was() -> None:
+    plain = load_recipe(None, base={"distill": {}, "train": {}})
+    said = load_recipe(None, ["distill.views.hflip=0.1", "distill.optim.lr=2e-3", "train.views.global.count=3",
+                              "train.views.local.size=24"])  # fmt: skip
+    assert plain.distill and plain.train and said.distill and said.train
+    assert said.distill.views == plain.distill.views.model_copy(update={"hflip": 0.1})
+    assert said.distill.optim == plain.distill.optim.model_copy(update={"lr": 2e-3})
+    assert said.train.views.global_ == plain.train.views.global_.model_copy(update={"count": 3})
+    assert said.train.views.local == plain.train.views.local.model_copy(update={"size": 24})
+    assert plain.distill.optim.name == "adamw" and plain.train.views.local.scale == (0.05, 0.4)
+
+
+def test_losses_and_weights_as_they_are_written_on_a_command_line() -> None:
+    recipe = load_recipe(None, flags={"distill.losses": "kl=1, cosine=0.5,mse", "distill.teacher": ["a", "b"],
+                                      "distill.teacher_weights": "3:1"})  # fmt: skip
+    assert recipe.distill is not None
+    assert recipe.distill.losses == {"kl": 1.0, "cosine": 0.5, "mse": 1.0}
+    assert recipe.distill.shares == [0.75, 0.25] and recipe.distill.patches == "none"
+
+
+@pytest.mark.parametrize("losses", ["kl=1,patch=0.5", {"patch": 1.0}])
+def test_the_patch_loss_brings_its_patches(losses: object) -> None:
+    recipe = load_recipe(None, flags={"distill.losses": losses})
+    assert recipe.distill is not None and recipe.distill.patches == "pca64"
+    recipe = load_recipe(None, ["distill.patches=int8"], flags={"distill.losses": losses})
+    assert recipe.distill is not None and recipe.distill.patches == "int8"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"losses": "kl=1,hinton=1"}, "hinton"),
+        ({"losses": "kl=-1"}, "-1"),
+        ({"losses": ""}, "''"),
+        ({"teacher": ["a", "b"], "teacher_weights": "1:2:3"}, "3 teacher_weights for 2 teachers"),
+        ({"teacher": ["a", "b"], "teacher_weights": "1:0"}, "'0'"),
+        ({"teacher": ["a", "b"], "align": True}, "one teacher only"),
+        ({"align": True, "losses": "kl=1"}, "weigh mse too"),
+        ({"qat": "w8a8", "epochs": 2}, "qat_epochs 5 of 2 epochs"),
+        ({"qat": "w4"}, "w4"),
+    ],
+)
+def test_what_distillation_cannot_do(flags: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError) as e:
+        load_recipe(None, flags={f"distill.{key}": value for key, value in flags.items()})
+    assert said in f"{e.value.message} {e.value.hint}"

@@ -46,7 +46,7 @@ def reduced(name: str, tmp: Path) -> Recipe:
     if recipe.distill is not None:
         sets += ["distill.epochs=1", "distill.batch_size=16", "distill.prototypes=8", f"distill.cache={tmp / 'cache'}"]
         sets += ["distill.views.size=32"]
-        if recipe.train is None:
+        if recipe.distill.teacher != "train":
             teacher = tmp / "teacher" / "student.safetensors"
             save_student(build_student("nano", seed=0), teacher, {})
             sets.append(f"distill.teacher={teacher}")

@@ -18,8 +18,15 @@ import torch
 from torch import Tensor
 
 from lowdino_edge.config import ViewConfig, ViewsConfig
+from lowdino_edge.types import At
 
 Params = dict[str, Tensor]
+# `Views.sample`'s keys in the order of a row of `pack`.
+PARAMS = (
+    "width", "height", "x", "y", "hflip", "vflip", "brightness", "contrast", "saturation", "hue", "grey", "sigma",
+    "solarise",
+)  # fmt: skip
+_FLAGS = ("hflip", "vflip", "grey", "solarise")
 _TRIES = 10  # of a crop that fits into the image, as torchvision's RandomResizedCrop
 _LUMA = (0.2989, 0.587, 0.114)
 
@@ -27,7 +34,7 @@ _LUMA = (0.2989, 0.587, 0.114)
 class ViewPlan(Protocol):
     """What a method trains on: uint8 images (B, 3, H, W) -> a list of float32 views (B, 3, s, s) in [0, 1]."""
 
-    def __call__(self, u8_BCHW: Tensor, generator: torch.Generator) -> list[Tensor]: ...
+    def __call__(self, u8_BCHW: Tensor, generator: torch.Generator, at: At, /) -> list[Tensor]: ...
 
 
 class Views:
@@ -43,7 +50,7 @@ class Views:
         self.count = cfg.count
         self.size = cfg.size or image_size
 
-    def __call__(self, u8_BCHW: Tensor, generator: torch.Generator) -> list[Tensor]:
+    def __call__(self, u8_BCHW: Tensor, generator: torch.Generator, at: At | None = None) -> list[Tensor]:
         return [self.apply(u8_BCHW, self.sample(len(u8_BCHW), generator)) for _ in range(self.count)]
 
     def sample(self, batch: int, generator: torch.Generator) -> Params:
@@ -76,8 +83,9 @@ class Views:
 
     def apply(self, u8_BCHW: Tensor, params: Params) -> Tensor:
         """The views that `params` describe: uint8 (B, 3, H, W) -> float32 (B, 3, s, s) in [0, 1]. Nothing random."""
+        blurred = (params["sigma"] > 0).nonzero().flatten()  # before it is moved: a GPU need not be waited for
         p = {k: v.to(u8_BCHW.device, non_blocking=True) for k, v in params.items()}
-        x_BCss = self._geometry(u8_BCHW.float() / 255, p)
+        x_BCss = self._geometry(u8_BCHW.float() / 255, p, blurred.to(u8_BCHW.device, non_blocking=True))
         if self.cfg.jitter > 0:
             x_BCss = _jitter(x_BCss, p, hue=self.cfg.hue > 0)
         if self.cfg.grey > 0:
@@ -86,7 +94,7 @@ class Views:
             x_BCss = torch.where(_per_sample(p["solarise"]) & (x_BCss >= 0.5), 1 - x_BCss, x_BCss)
         return x_BCss
 
-    def _geometry(self, x_BCHW: Tensor, p: Params) -> Tensor:
+    def _geometry(self, x_BCHW: Tensor, p: Params, blurred: Tensor) -> Tensor:
         height, width = x_BCHW.shape[2:]
         wy_BsH = _resize_matrix(p["height"], p["y"], height, self.size)
         wx_BsW = _resize_matrix(p["width"], p["x"], width, self.size)
@@ -94,13 +102,23 @@ class Views:
             wy_BsH = torch.where(p["vflip"][:, None, None], wy_BsH.flip(1), wy_BsH)
         if self.cfg.hflip > 0:
             wx_BsW = torch.where(p["hflip"][:, None, None], wx_BsW.flip(1), wx_BsW)
-        if self.cfg.blur > 0:
-            blur_Bss = _blur_matrix(p["sigma"], self.size)
-            wy_BsH, wx_BsW = blur_Bss @ wy_BsH, blur_Bss @ wx_BsW
+        if len(blurred):
+            blur_Nss = _blur_matrix(p["sigma"][blurred], self.size)
+            wy_BsH[blurred], wx_BsW[blurred] = blur_Nss @ wy_BsH[blurred], blur_Nss @ wx_BsW[blurred]
         # columns first; a matrix product for each sample, the channels stacked as rows
         x_BRs = x_BCHW.flatten(1, 2) @ wx_BsW.mT
         x_BCHs = x_BRs.unflatten(1, (3, height))
         return (wy_BsH[:, None] @ x_BCHs).clamp_(0, 1)
+
+
+def pack(params: Params) -> Tensor:
+    """Everything that was drawn for B views as float32 (B, 13), to be written down; `unpack` gives it back exactly."""
+    return torch.stack([params[key].float() for key in PARAMS], dim=1)
+
+
+def unpack(packed_BP: Tensor) -> Params:
+    columns = dict(zip(PARAMS, packed_BP.unbind(1), strict=True))
+    return {key: column.bool() if key in _FLAGS else column for key, column in columns.items()}
 
 
 class MultiCrop:
@@ -109,7 +127,7 @@ class MultiCrop:
     def __init__(self, cfg: ViewsConfig, image_size: int) -> None:
         self.kinds: Sequence[Views] = [Views(cfg.global_, image_size), Views(cfg.local, image_size)]
 
-    def __call__(self, u8_BCHW: Tensor, generator: torch.Generator) -> list[Tensor]:
+    def __call__(self, u8_BCHW: Tensor, generator: torch.Generator, at: At | None = None) -> list[Tensor]:
         return [view for kind in self.kinds for view in kind(u8_BCHW, generator)]
 
 
@@ -151,10 +169,10 @@ def _cubic(t: Tensor) -> Tensor:
 
 
 def _blur_matrix(sigma_B: Tensor, n: int) -> Tensor:
-    """Gaussian smoothing along one axis, renormalised at the edges; the identity where sigma is 0: (B, n, n)."""
+    """Gaussian smoothing along one axis, renormalised at the edges: (B, n, n)."""
     i = torch.arange(n, device=sigma_B.device, dtype=torch.float32)
     d2 = (i[:, None] - i) ** 2
-    w = torch.exp(-d2 / (2 * sigma_B.clamp(min=1e-2)[:, None, None] ** 2))
+    w = torch.exp(-d2 / (2 * sigma_B[:, None, None] ** 2))
     return w / w.sum(2, keepdim=True)
 
 

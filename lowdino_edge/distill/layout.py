@@ -9,14 +9,15 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lowdino_edge import console
+from lowdino_edge.config import ViewConfig
+from lowdino_edge.data.views import PARAMS
 from lowdino_edge.errors import UserError
 from lowdino_edge.run import atomic_path, sha256
 
@@ -24,9 +25,13 @@ if TYPE_CHECKING:
     from lowdino_edge.data.datasets import ImageSet
     from lowdino_edge.models.teacher import Teacher
 
-FORMAT = 1
+FORMAT = 2
 SHARD_ROWS = 2048
-_IDENTITY = ("format", "teacher_fingerprint", "preprocess", "data_fingerprint", "ids_sha256", "images", "embed_dim")
+PCA_WIDTH = 64
+_IDENTITY = (
+    "format", "teacher_fingerprint", "preprocess", "data_fingerprint", "ids_sha256", "images", "embed_dim", "views",
+    "augmentation", "patches",
+)  # fmt: skip
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -44,15 +49,22 @@ class Plan:
     images: int
     embed_dim: int
     shard_rows: int
+    views: int = 0  # recorded views an image; 0: the clean image
+    augmentation: dict[str, Any] = field(default_factory=dict)  # how views are drawn, and the seed
+    patches: str = "none"
+    grid: int = 0  # side of the grid of patches
+    patch_width: int = 0
 
     @classmethod
-    def of(cls, teacher: Teacher, images: ImageSet, shard_rows: int = SHARD_ROWS) -> Plan:
+    def of(cls, teacher: Teacher, images: ImageSet, shard_rows: int = SHARD_ROWS, look: Look | None = None) -> Plan:
+        look = look or Look()
         ids = hashlib.sha256()
         for name in images.ids:
             ids.update(name.encode("utf-8", "surrogateescape") + b"\0")
         return cls(
             FORMAT, teacher.id, teacher.fingerprint, teacher.preprocess.to_dict(), images.name, images.fingerprint,
-            ids.hexdigest(), len(images), teacher.embed_dim, shard_rows,
+            ids.hexdigest(), len(images), teacher.embed_dim, shard_rows, look.views,
+            look.augmentation() if look.views else {}, look.patches, *look.grid_of(teacher),
         )  # fmt: skip
 
     @classmethod
@@ -74,7 +86,12 @@ class Plan:
 
     @property
     def gigabytes(self) -> float:
-        return self.images * self.embed_dim * 2 / 1e9
+        return self.images * self.bytes_per_image / 1e9
+
+    @property
+    def bytes_per_image(self) -> int:
+        each = 2 * self.embed_dim + self.grid**2 * self.patch_width
+        return max(1, self.views) * each + self.views * 4 * len(PARAMS)
 
     def check(self, wanted: Plan, where: Path) -> None:
         """Raises `UserError` naming both values where this plan, found in `where`, is not the `wanted` one."""
@@ -87,12 +104,51 @@ class Plan:
                 )
 
 
+@dataclass(frozen=True)
+class Look:
+    """What the teacher is shown and asked for, beyond one embedding of the clean image.
+
+    Attributes:
+        views: random views an image, each written down so that the student can be shown the same; 0: the clean image.
+        cfg: how views are drawn.
+        seed: of the draws; a view is a function of seed, image id and its number, whatever teacher looks at it.
+        patches: how the cells of the teacher's last map are kept: not at all, or in 8 bits, whole or as their 64
+            principal components.
+    """
+
+    views: int = 0
+    cfg: ViewConfig = field(default_factory=ViewConfig)
+    seed: int = 0
+    patches: Literal["none", "int8", "pca64"] = "none"
+
+    def augmentation(self) -> dict[str, Any]:
+        return {**self.cfg.model_dump(mode="json", exclude={"count", "size"}), "seed": self.seed}
+
+    def grid_of(self, teacher: Teacher) -> tuple[int, int]:
+        """Side of the grid of patches and the width that is kept of each; (0, 0) without patches."""
+        if self.patches == "none":
+            return 0, 0
+        grid, width = teacher.grid()
+        return grid, min(width, PCA_WIDTH) if self.patches == "pca64" else width
+
+
 def span(plan: Plan, k: int) -> range:
     return range(k * plan.shard_rows, min(plan.images, (k + 1) * plan.shard_rows))
 
 
-def shard_file(path: Path, k: int) -> Path:
-    return path / f"shard_{k:05d}.npy"
+def shard_file(path: Path, k: int, kind: str = "") -> Path:
+    """`shard_00000.npy`, `shard_00000.views.npy`, `shard_00000.patches.npy`."""
+    return path / f"shard_{k:05d}{'.' if kind else ''}{kind}.npy"
+
+
+def shard_card(path: Path, k: int) -> Path:
+    """Written after the shard's files: its presence means that they are whole."""
+    return path / f"shard_{k:05d}.json"
+
+
+def kinds(plan: Plan) -> list[str]:
+    """The files of each shard of a plan."""
+    return ["", *(["views"] if plan.views else []), *(["patches"] if plan.patches != "none" else [])]
 
 
 def write_npy(path: Path, values: NDArray[Any]) -> None:
@@ -152,20 +208,26 @@ def full_disk_is_an_error(path: Path, plan: Plan) -> Iterator[None]:
 
 
 @contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """One writer at a time: two runs that share a cache do not both compute it. A dead process holds no lock."""
-    path.mkdir(parents=True, exist_ok=True)
+def lock(file: Path, *, wait: bool = True, keep: bool = True) -> Iterator[bool]:
+    """Whether the lock is held inside. A dead process holds none; where there are no such locks it always is.
+
+    Args:
+        keep: leave the file; without it two processes may, rarely, hold it at once, where one had just given it up.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
     except ImportError:  # Windows
-        yield
+        yield True
         return
-    with (path / ".lock").open("w") as f:
+    with file.open("w") as f:
         try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            console.say(f"another process writes '{path}': waiting for it")
-            fcntl.flock(f, fcntl.LOCK_EX)
-        for stale in path.glob(".*.tmp"):  # of a process that was killed
-            stale.unlink(missing_ok=True)
-        yield
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            if not keep:
+                file.unlink(missing_ok=True)

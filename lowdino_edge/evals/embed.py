@@ -35,7 +35,7 @@ class PixelSource(Protocol):
     def classes(self) -> Sequence[str]: ...
 
 
-def embed(encoder: Encoder, pixels: PixelSource, batch_size: int = 256) -> Embeddings:
+def embed(encoder: Encoder, pixels: PixelSource, batch_size: int = 64) -> Embeddings:
     """Embeds every image of `pixels`, in order, a batch at a time; the network sees u8 / 255.
 
     Shows a progress bar when the first batch says that it will take long.

@@ -1,10 +1,11 @@
-"""Offline distillation without labels: prototypes of the teacher's space, soft assignments to them, and their KL.
+"""Offline distillation: what a student and a frozen teacher may be compared by, and what that comparison needs.
 
-The teacher's "classes" are the centres of a spherical k-means over its embeddings. LowDINO (arXiv 2305.17791) distils
-by KL(T(y) || T(y')) with the hard-label term dropped; the factor T^2 is Hinton's (arXiv 1503.02531). Deep clustering
-(arXiv 1807.05520) is where the prototypes come from.
+LowDINO (arXiv 2305.17791) distils by KL(T(y) || T(y')) with the hard-label term dropped; the factor T^2 is Hinton's
+(arXiv 1503.02531). Without labels the "classes" are the centres of a spherical k-means over the teacher's embeddings,
+as in deep clustering (arXiv 1807.05520), or anchor images, as in SEED (arXiv 2101.04731).
 
-Shapes: B batch, N rows, D teacher width, K prototypes. Unit-length vectors are called z and c, log-odds l.
+Shapes: B batch, N rows, D teacher width, E student width, K prototypes, C classes. Unit-length vectors are called z and
+c, log-odds l.
 """
 
 from __future__ import annotations
@@ -86,3 +87,66 @@ def temperature_for_entropy(cos_NK: Tensor, share: float) -> float:
         entropy = float(-(log_p_NK.exp() * log_p_NK).sum(dim=1).mean())
         lo, hi = (mid, hi) if entropy < goal else (lo, mid)
     return math.exp((lo + hi) / 2)
+
+
+def cosine_distance(y_BD: Tensor, t_BD: Tensor) -> Tensor:
+    """1 - cos(y, t), a mean over the rows; 0 where every y points where its target does."""
+    return (1 - F.cosine_similarity(y_BD.float(), t_BD.detach().float(), dim=-1)).mean()
+
+
+def relational(z_BE: Tensor, t_BD: Tensor) -> Tensor:
+    """Relational knowledge distillation (arXiv 1904.05068): distances between images, and angles between triplets.
+
+    Distances are divided by their mean over the batch, so that neither width nor scale matters and no projector is
+    needed; both differences are measured by Huber's loss with delta 1, the angles weighted twice as the paper does.
+    Memory: B^3 numbers.
+    """
+    z_BE, t_BD = z_BE.float(), t_BD.detach().float()
+    distance = F.smooth_l1_loss(_relative_distances(z_BE), _relative_distances(t_BD))
+    angle = F.smooth_l1_loss(_angles(z_BE), _angles(t_BD))
+    return distance + 2 * angle
+
+
+def _relative_distances(z_BD: Tensor) -> Tensor:
+    """|z_i - z_j| over its mean, for the pairs i < j."""
+    d = torch.pdist(z_BD)
+    return d / d.mean().clamp(min=1e-12)
+
+
+def _angles(z_BD: Tensor) -> Tensor:
+    """cos of the angle at j between i and k, (j, i, k)."""
+    u_BBD = F.normalize(z_BD[None, :, :] - z_BD[:, None, :], dim=2)
+    return u_BBD @ u_BBD.mT
+
+
+def fit_linear_head(
+    z_ND: Tensor, labels_N: Tensor, classes: int, *, weight_decay: float = 1e-4
+) -> tuple[Tensor, Tensor]:
+    """Weight (C, D) and bias (C,) of multinomial logistic regression on frozen embeddings, by L-BFGS.
+
+    It is fitted on standardised columns, which are folded back into what is returned. Rows of a label below 0 are left
+    out.
+
+    Raises:
+        ValueError: no labelled row.
+    """
+    known = labels_N >= 0
+    if not bool(known.any()):
+        raise ValueError("no row has a label")
+    z_ND, labels_N = z_ND[known].double(), labels_N[known]
+    mean_D, std_D = z_ND.mean(0), z_ND.std(0, correction=0).clamp(min=1e-6)
+    x_ND = (z_ND - mean_D) / std_D
+    weight_CD = torch.zeros(classes, x_ND.shape[1], dtype=torch.float64, device=z_ND.device, requires_grad=True)
+    bias_C = torch.zeros(classes, dtype=torch.float64, device=z_ND.device, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight_CD, bias_C], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(x_ND @ weight_CD.T + bias_C, labels_N) + weight_decay * weight_CD.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    folded_CD = weight_CD.detach() / std_D
+    return folded_CD.float(), (bias_C.detach() - folded_CD @ mean_D).float()

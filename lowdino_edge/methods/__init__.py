@@ -28,7 +28,7 @@ def _simclr(student: Student, cfg: Any, **kwargs: Any) -> Method:
 def _distill(student: Student, cfg: Any, **kwargs: Any) -> Method:
     from lowdino_edge.methods.distill import Distill
 
-    if "cache" not in kwargs:
+    if "targets" not in kwargs:
         raise UserError("method 'distill' learns from a teacher", "use `lowdino distill --teacher ID`")
     return Distill(student, cfg, **kwargs)
 
@@ -48,7 +48,7 @@ METHODS: dict[str, MethodSpec] = {
     for m in (
         MethodSpec("dino", "self-distillation, multi-crop, EMA teacher (arXiv 2104.14294, 2305.17791)", "train", _dino),
         MethodSpec("simclr", "contrastive learning of two views (arXiv 2002.05709)", "train", _simclr),
-        MethodSpec("distill", "KL to a frozen teacher's cached assignments (arXiv 2305.17791)", "distill", _distill),
+        MethodSpec("distill", "what frozen teachers say, by eight losses (arXiv 2305.17791)", "distill", _distill),
     )
 }
 
@@ -60,7 +60,7 @@ def build_method(id: str, student: Student, cfg: Any, **kwargs: Any) -> Method:
         id: a row of METHODS.
         student: the network to train; the method keeps it, it is not copied.
         cfg: TrainConfig, for distill DistillConfig.
-        kwargs: `seed` of whatever is drawn; for distill `cache` and `ids` as well.
+        kwargs: `seed` of whatever is drawn; for distill `targets` and `ids` as well.
 
     Raises:
         UserError: unknown id (nearest names offered), settings that the method or the student cannot take.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lowdino_edge.data.views import ViewPlan
+from lowdino_edge.data.views import ViewPlan as ViewPlan
 from lowdino_edge.errors import UserError
 from lowdino_edge.models.backbone import Student
 from lowdino_edge.types import Progress

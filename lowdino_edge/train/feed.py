@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lowdino_edge.data.pixels import epoch_order
 from lowdino_edge.errors import UserError
-from lowdino_edge.methods.base import Batch
-from lowdino_edge.types import Int64
+from lowdino_edge.methods.base import Batch, ViewPlan
+from lowdino_edge.types import At, Int64
 
 if TYPE_CHECKING:
     from lowdino_edge.data.pixels import Pixels
-
-Plan = Callable[[Tensor, torch.Generator], list[Tensor]]  # data.views.ViewPlan
 
 
 class Feed:
@@ -44,10 +40,11 @@ class Feed:
             self._epoch, self._order_N = epoch, epoch_order(self.n, self.seed, epoch)
         return self._order_N[i * self.batch_size : (i + 1) * self.batch_size]
 
-    def batch(self, step: int, plan: Plan) -> Batch:
+    def batch(self, step: int, plan: ViewPlan) -> Batch:
         """The views of this step. Seeds torch's global generator too: dropout then follows (seed, step) as well."""
         rows_B = self.rows(step)
         seed = int(np.random.SeedSequence([self.seed, step]).generate_state(1, np.uint64)[0] >> np.uint64(1))
         torch.manual_seed(seed)
         u8_BCHW = torch.from_numpy(self.u8_NCHW[rows_B]).to(self.device, non_blocking=True)
-        return Batch(plan(u8_BCHW, torch.Generator().manual_seed(seed)), torch.from_numpy(rows_B.copy()))
+        at = At(rows_B, step // self.steps_per_epoch)
+        return Batch(plan(u8_BCHW, torch.Generator().manual_seed(seed), at), torch.from_numpy(rows_B.copy()))

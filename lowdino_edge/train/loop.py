@@ -16,6 +16,7 @@ import torch
 from lowdino_edge import console
 from lowdino_edge.config import LoopConfig
 from lowdino_edge.errors import UserError
+from lowdino_edge.memory import keep_freed_memory
 from lowdino_edge.methods.base import Method
 from lowdino_edge.models.backbone import Student, save_student
 from lowdino_edge.run import Run
@@ -49,6 +50,7 @@ class Trainer:
         self.method = method.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.device.type == "cpu":
             avoid_onednn_fault(self.method)
+            keep_freed_memory()
         self.method.train()
         self.plan = method.views()
         self.optimizer = make_optimizer(method, cfg.optim)
@@ -112,6 +114,7 @@ def fit(
     trainer = Trainer(method, pixels, cfg, seed=seed, device=device)
     total, spe = trainer.total_steps, trainer.steps_per_epoch
     identity = {"seed": seed, "total_steps": total, "batch_size": cfg.batch_size, "data": pixels.fingerprint}
+    identity["teacher"] = (card or {}).get("teacher_fingerprint")
     start = checkpoint.load(run.checkpoints, method, trainer.optimizer, identity) if resume else 0
     if resume:
         run.truncate_history(start)

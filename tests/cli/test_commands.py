@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lowdino_edge.models.backbone import build_student, save_student
 from lowdino_edge.models.students import STUDENTS
 
 
@@ -139,6 +140,67 @@ def test_eval_of_a_run_and_of_a_student_id(trained: Path) -> None:
     done = lowdino("eval", "nano", "--data", "synthetic", "--imgsz", "32", *limits, "--json")
     assert "RANDOM" in done.stderr
     assert as_json(done)["n_query"] == 50
+
+
+def test_a_student_in_its_teachers_space_is_searched_with_and_becomes_int8(trained: Path, tmp_path: Path) -> None:
+    small = ["--set", "data.train_limit=160", "--set", "data.test_limit=60", "--image-size", "32", "--student", "nano"]
+    how = ["--align", "--qat", "w8a8", "--set", "distill.qat_epochs=1", "--epochs", "3", "--batch-size", "16"]
+    made = as_json(
+        lowdino("distill", "--teacher", trained, *how, *small, "--data", "synthetic", "--cache", tmp_path / "cache",
+                "--out", tmp_path / "run", "--json")
+    )  # fmt: skip
+    assert made["student"]["head"] == [256] and made["student"]["qat"] == "w8a8"
+    assert made["student"]["losses"] == {"kl": 1.0, "mse": 1.0}
+    data = ["--data", "synthetic", *small[:4]]
+    found = as_json(lowdino("eval", tmp_path / "run", *data, "--task", "retrieval", "--bank-from", trained, "--json"))
+    assert {"map", "recall", "n_bank", "n_query", "protocol"} <= set(found) and 0 < found["map"] <= 1
+    assert found["bank_from"] == trained.name and found["n_bank"] == 160
+    export = ("--target", "onnx", "--quantize", "w8a8", "--calibration", "synthetic", "--json")
+    (card,) = as_json(lowdino("export", tmp_path / "run", *export))["artifacts"]
+    assert card["parity"]["cosine_mean"] > 0.99
+    refused = lowdino("eval", tmp_path / "run", *data, "--task", "knn", "--bank-from", trained)
+    assert refused.returncode == 1 and "--task retrieval" in refused.stderr
+
+
+def test_several_teachers_tell_hours_and_gigabytes_first(trained: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    save_student(build_student("nano", 32, seed=3), other / "student.safetensors", {})
+    args = ("--teacher", trained, "--teacher", other, "--data", "synthetic", "--set", "data.train_limit=40")
+    told = as_json(lowdino("cache", *args, "--out", tmp_path / "cache", "--dry-run", "--json"))
+    assert [set(c) for c in told["caches"]] == [
+        {"cache", "teacher", "data", "images", "embed_dim", "gigabytes", "images_per_second", "hours"}
+    ] * 2
+    assert not (tmp_path / "cache").exists()
+    made = as_json(
+        lowdino("distill", *args, "--teacher-weights", "3:1", "--student", "nano", "--image-size", "32",
+                "--epochs", "1", "--batch", "16", "--cache", tmp_path / "cache", "--out", tmp_path / "run", "--json")
+    )  # fmt: skip
+    assert made["student"]["teacher"] == "nano + nano" and len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_embed_with_a_teachers_file_at_any_size(tmp_path: Path) -> None:
+    """timm's file, the same network as ONNX: one embedding, at the size that was asked for."""
+    import torch
+    from safetensors.torch import save_file
+
+    from lowdino_edge.models.backbone import timm_network
+
+    net = timm_network("resnet10t", None).eval()
+    save_file(net.state_dict(), tmp_path / "net.safetensors")
+    torch.onnx.export(net, (torch.rand(1, 3, 64, 64),), tmp_path / "net.onnx", dynamo=False)
+    z = []
+    for k, (spec, *size) in enumerate([
+        (f"timm:resnet10t?image_size=32@{tmp_path / 'net.safetensors'}", "--image-size", "64"),
+        (str(tmp_path / "net.onnx"),),
+    ]):  # fmt: skip
+        out = tmp_path / f"{k}.npz"
+        made = as_json(
+            lowdino("embed", spec, *size, "--data", "synthetic", "--set", "data.test_limit=12", "--out", out, "--json")
+        )
+        assert made["image_size"] == 64 and made["embed_dim"] == 512
+        z.append(np.load(out)["embeddings"])
+    cosine = (z[0] * z[1]).sum(1) / np.linalg.norm(z[0], axis=1) / np.linalg.norm(z[1], axis=1)
+    assert cosine.min() > 0.9  # another crop: timm's own settings against the centre of an ONNX file
 
 
 def test_export_embed_and_benchmark(trained: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from lowdino_edge.data.datasets import BrokenImage, ImageSet, open_set
 from lowdino_edge.distill.cache import Estimate, TargetCache, build_cache
-from lowdino_edge.distill.layout import DISK_FULL, Plan, keys_of, write_npy
+from lowdino_edge.distill.layout import DISK_FULL, FORMAT, Plan, keys_of, write_npy
 from lowdino_edge.errors import UserError
 from lowdino_edge.run import read_json, sha256, write_json
 from lowdino_edge.types import Preprocess
@@ -225,8 +225,9 @@ sys.path.insert(0, {here!r})
 from pathlib import Path
 from test_cache import PoolTeacher, build, pictures
 {before}
-build(Path({root!r}), PoolTeacher(delay={delay}), pictures(64))
-print("finished")
+teacher = PoolTeacher(delay={delay})
+build(Path({root!r}), teacher, pictures(64))
+print("finished", teacher.seen)
 """
 
 
@@ -321,10 +322,12 @@ def test_a_directory_that_cannot_be_made_is_a_user_error(tmp_path: Path) -> None
 
 
 def test_two_processes_share_the_work(tmp_path: Path) -> None:
-    first, second = child(tmp_path, delay=0.02), child(tmp_path, delay=0.02)
-    for process in (first, second):
+    seen = []
+    for process in (child(tmp_path, delay=0.2), child(tmp_path, delay=0.2)):
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0 and "finished" in out, err
+        seen.append(int(out.split()[-1]))
+    assert sum(seen) == 64 and min(seen) > 0
     (cache_dir,) = tmp_path.iterdir()
     images = pictures(64)
     np.testing.assert_allclose(
@@ -357,15 +360,17 @@ def test_two_images_of_one_id_are_refused(tmp_path: Path) -> None:
 def test_memory_is_flat_in_a_million_rows(tmp_path: Path) -> None:
     """A made-up cache of a million rows: the index costs 16 bytes a row, the rows themselves stay on disk."""
     n, dim, shard_rows = 1_000_000, 32, 62_500
-    plan = Plan(1, "t", "t", {}, "d", "d", "i", n, dim, shard_rows)
-    shards, tile = [], np.arange(shard_rows, dtype=np.float32)[:, None].repeat(dim, 1).astype(np.float16)
+    plan = Plan(FORMAT, "t", "t", {}, "d", "d", "i", n, dim, shard_rows)
+    shards, tile = [], np.arange(shard_rows, dtype=np.float32)[:, None, None].repeat(dim, 2).astype(np.float16)
     for k in range(n // shard_rows):
         file = tmp_path / f"shard_{k:05d}.npy"
         write_npy(file, tile + np.float16(k) if k == 3 else tile)
-        shards.append({"file": file.name, "rows": shard_rows, "bytes": file.stat().st_size, "sha256": sha256(file)})
+        told = {"file": file.name, "bytes": file.stat().st_size, "sha256": sha256(file)}
+        shards.append({"rows": shard_rows, "files": {"": told}})
     ids = [str(i) for i in range(n)]
     write_npy(tmp_path / "keys.npy", keys_of(ids))
-    manifest = {"plan": asdict(plan), "shards": shards, "keys_sha256": sha256(tmp_path / "keys.npy"), "broken": []}
+    keys = {"keys.npy": sha256(tmp_path / "keys.npy")}
+    manifest = {"plan": asdict(plan), "shards": shards, "sha256": keys, "broken": []}
     write_json(tmp_path / "manifest.json", manifest)
     wanted = [ids[i] for i in np.random.default_rng(0).integers(0, n, 256)]
     tracemalloc.start()

@@ -60,12 +60,16 @@ def distil(
             raise RuntimeError("crash")
         return {}
 
-    cache = build_cache(load_teacher(str(teacher_run)), images, root / "cache", batch_size=16, shard_rows=16)
+    teacher = load_teacher(str(teacher_run))
+    cache = build_cache(teacher, images, root / "cache", batch_size=16, shard_rows=16)
     student = build_student("nano", SIZE, seed=0)
     pixels = load_pixels(images, student.preprocess)
-    method = build_method("distill", student, config(), cache=cache, ids=pixels.ids, seed=0)
+    method = build_method("distill", student, config(), targets=[cache], ids=pixels.ids, seed=0)
     run = Run.create(root / "run", resume=resume)
-    fit(method, pixels, config(), run, seed=0, device="cpu", resume=resume, stage="distill", evaluate=evaluate)
+    fit(
+        method, pixels, config(), run, seed=0, device="cpu", resume=resume, stage="distill", evaluate=evaluate,
+        card={"teacher_fingerprint": teacher.fingerprint},
+    )  # fmt: skip
     assert {"kl", "teacher_entropy", "embedding_std", "loss"} <= set(run.history()[-1]) | set(run.history()[0])
     return load_student(run.path)
 
@@ -88,8 +92,17 @@ def test_a_resumed_run_ends_with_the_same_weights(folder: Path, teacher_run: Pat
     images = open_set(str(folder), "train")
     whole = weights(distil(images, teacher_run, tmp_path / "whole"))
     with pytest.raises(RuntimeError, match="crash"):
-        distil(images, teacher_run, tmp_path / "broken", stop_at=1)
+        distil(images, teacher_run, tmp_path / "broken", stop_at=2)  # the first checkpoint is there
     assert torch.equal(whole, weights(distil(images, teacher_run, tmp_path / "broken", resume=True)))
+
+
+def test_a_teacher_that_was_trained_again_is_noticed(folder: Path, teacher_run: Path, tmp_path: Path) -> None:
+    images = open_set(str(folder), "train")
+    with pytest.raises(RuntimeError, match="crash"):
+        distil(images, teacher_run, tmp_path, stop_at=2)  # the first checkpoint is there
+    save_student(build_student("nano", SIZE, seed=8), tmp_path / "other" / "student.safetensors", {"stage": "train"})
+    with pytest.raises(UserError, match=r"was written with teacher [0-9a-f]{64}, this run has [0-9a-f]{64}"):
+        distil(images, tmp_path / "other" / "student.safetensors", tmp_path, resume=True)
 
 
 def test_training_stops_at_a_damaged_shard(folder: Path, teacher_run: Path, tmp_path: Path) -> None:

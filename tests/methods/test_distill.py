@@ -17,7 +17,8 @@ from lowdino_edge.distill.cache import TargetCache, build_cache
 from lowdino_edge.errors import UserError
 from lowdino_edge.losses.distill import centred_unit
 from lowdino_edge.methods.base import Batch
-from lowdino_edge.methods.distill import Distill
+from lowdino_edge.methods.distill import Distill, Lesson
+from lowdino_edge.methods.terms import Prototypes
 from lowdino_edge.models.backbone import Student, build_student
 from lowdino_edge.types import Preprocess, Progress
 
@@ -65,7 +66,20 @@ def make(
     cache = build_cache(ColourTeacher(), images, root, batch_size=32)  # type: ignore[arg-type]
     ids = images.ids if order is None else [images.ids[i] for i in order]
     torch.manual_seed(seed)
-    return Distill(build_student("nano", SIZE, seed=seed), cfg, cache=cache, ids=ids, seed=seed)
+    return Distill(build_student("nano", SIZE, seed=seed), cfg, targets=[cache], ids=ids, seed=seed)
+
+
+def kl(method: Distill) -> Prototypes:
+    """The loss of the only lesson."""
+    (lesson,) = method.lessons
+    assert isinstance(lesson, Lesson) and isinstance(lesson.terms["kl"], Prototypes)
+    return lesson.terms["kl"]
+
+
+def teacher_logits(method: Distill, index_B: Tensor) -> Tensor:
+    (lesson,) = method.lessons
+    assert isinstance(lesson, Lesson)
+    return kl(method).teacher_logits(lesson.look(index_B, [0], index_B.device)[0])
 
 
 def batch(index: np.ndarray, u8: np.ndarray, views: int = 1) -> Batch:
@@ -98,11 +112,11 @@ def test_every_image_gets_its_own_target_in_any_order(tmp_path: Path) -> None:
     method = make(tmp_path, config(), order=order)
     index = np.array([3, 69, 0, 3])
     z_BD = ColourTeacher()(torch.from_numpy(u8[order[index]]).float() / 255)
-    want_BK = centred_unit(z_BD, method.mean_D) @ method.prototypes_KD.T / method.teacher_temp
-    assert torch.allclose(method._teacher_logits(torch.from_numpy(index)), want_BK, atol=0.02 / method.teacher_temp)
+    want_BK = centred_unit(z_BD, kl(method).mean_D) @ kl(method).prototypes_KD.T / kl(method).teacher_temp
+    assert torch.allclose(teacher_logits(method, torch.from_numpy(index)), want_BK, atol=0.02 / kl(method).teacher_temp)
     with pytest.raises(UserError, match=r"no target for image 'new\.png'"):
         cache = build_cache(ColourTeacher(), images, tmp_path)  # type: ignore[arg-type]
-        Distill(method.student, config(), cache=cache, ids=["0.png", "new.png"])
+        Distill(method.student, config(), targets=[cache], ids=["0.png", "new.png"])
 
 
 def test_no_label_is_read(tmp_path: Path) -> None:
@@ -122,30 +136,30 @@ def test_targets_are_neither_one_hot_nor_flat(tmp_path: Path) -> None:
         method = make(tmp_path, config(teacher_entropy=share))
         out = method.step(batch(np.arange(N), u8), PROGRESS)
         assert float(out["teacher_entropy"]) == pytest.approx(share * math.log(8), rel=0.02)
-        assert method.student_temp == method.teacher_temp
+        assert kl(method).student_temp == kl(method).teacher_temp
     fixed = make(tmp_path, config(teacher_temp=0.2, student_temp=0.3))
-    assert (float(fixed.teacher_temp), float(fixed.student_temp)) == pytest.approx((0.2, 0.3))
+    assert (float(kl(fixed).teacher_temp), float(kl(fixed).student_temp)) == pytest.approx((0.2, 0.3))
 
 
 def test_the_temperature_follows_all_classes_of_an_ordered_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lowdino_edge.methods.distill.TEMPERATURE_ROWS", N // 4)
+    monkeypatch.setattr("lowdino_edge.methods.terms.TEMPERATURE_ROWS", N // 4)
     everything = np.random.default_rng(0).normal(size=(N, 24)).astype(np.float32)
     everything[: N // 2] = everything[0] + 0.01 * everything[: N // 2]  # a class of near duplicates comes first
 
     class Ordered:
-        embed_dim = 24
+        embed_dim, views, patches = 24, 0, None
 
         def locate(self, ids: object) -> np.ndarray:
             return np.arange(N)
 
-        def take(self, rows: np.ndarray) -> np.ndarray:
+        def take(self, rows: np.ndarray, view: int = 0) -> np.ndarray:
             return everything[rows]
 
     ids = [str(i) for i in range(N)]
-    method = Distill(build_student("nano", SIZE, seed=0), config(), cache=Ordered(), ids=ids)
-    entropy = torch.distributions.Categorical(logits=method._teacher_logits(torch.arange(N))).entropy().mean()
+    method = Distill(build_student("nano", SIZE, seed=0), config(), targets=[Ordered()], ids=ids)
+    entropy = torch.distributions.Categorical(logits=teacher_logits(method, torch.arange(N))).entropy().mean()
     assert float(entropy) == pytest.approx(0.5 * math.log(8), rel=0.1)
 
 
@@ -165,9 +179,9 @@ def test_the_loss_is_a_mean_over_views_and_scaled_by_t_squared(tmp_path: Path) -
 def test_what_is_trained_kept_and_deployed(tmp_path: Path) -> None:
     method = make(tmp_path, config())
     trained = {name for name, _ in method.named_parameters()}
-    assert any(n.startswith("projector") for n in trained) and any(n.startswith("student") for n in trained)
-    assert {"prototypes_KD", "mean_D", "teacher_temp", "student_temp"} <= set(method.state_dict())
-    assert not any(n.startswith(("prototypes", "mean", "teacher", "student_temp")) for n in trained)
+    assert any(".projector." in n for n in trained) and any(n.startswith("student") for n in trained)
+    kept = {"prototypes_KD", "mean_D", "teacher_temp", "student_temp"}
+    assert {f"lessons.0.terms.kl.{name}" for name in kept} <= set(method.state_dict()) - trained
     assert isinstance(method.deployed(), Student) and method.deployed() is method.student
     grouped = [p for group in method.trainable() for p in group["params"]]
     assert {id(p) for p in grouped} == {id(p) for p in method.parameters()} and len(grouped) == len(trained)
@@ -178,8 +192,8 @@ def test_what_is_trained_kept_and_deployed(tmp_path: Path) -> None:
 
 def test_it_is_a_function_of_the_seed(tmp_path: Path) -> None:
     one, two, other = (make(tmp_path, config(), seed=s) for s in (1, 1, 2))
-    assert torch.equal(one.prototypes_KD, two.prototypes_KD) and one.teacher_temp == two.teacher_temp
-    assert not torch.equal(one.prototypes_KD, other.prototypes_KD)
+    assert torch.equal(kl(one).prototypes_KD, kl(two).prototypes_KD) and kl(one).teacher_temp == kl(two).teacher_temp
+    assert not torch.equal(kl(one).prototypes_KD, kl(other).prototypes_KD)
 
 
 def test_views_that_cannot_work_are_user_errors(tmp_path: Path) -> None:
@@ -188,7 +202,7 @@ def test_views_that_cannot_work_are_user_errors(tmp_path: Path) -> None:
 
 
 def test_few_images_get_fewer_prototypes(tmp_path: Path) -> None:
-    assert len(make(tmp_path, config(prototypes=1024)).prototypes_KD) == N // 8
+    assert len(kl(make(tmp_path, config(prototypes=1024))).prototypes_KD) == N // 8
 
 
 def test_a_student_that_is_its_own_teacher_starts_at_the_target(tmp_path: Path) -> None:
@@ -196,10 +210,10 @@ def test_a_student_that_is_its_own_teacher_starts_at_the_target(tmp_path: Path) 
     student = build_student("nano", SIZE, seed=0).eval()
     cache: TargetCache = build_cache(ColourTeacher(student), images, tmp_path)  # type: ignore[arg-type]
     cfg = config(teacher="train", init="train")
-    method = Distill(student, cfg, cache=cache, ids=images.ids).eval()
+    method = Distill(student, cfg, targets=[cache], ids=images.ids).eval()
     with torch.no_grad():
         assert float(method.step(batch(np.arange(N), u8), PROGRESS)["kl"]) < 1e-3
-        fresh = Distill(student, config(teacher="other"), cache=cache, ids=images.ids).eval()
+        fresh = Distill(student, config(teacher="other"), targets=[cache], ids=images.ids).eval()
         assert float(fresh.step(batch(np.arange(N), u8), PROGRESS)["kl"]) > 0.05
 
 

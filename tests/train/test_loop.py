@@ -21,7 +21,7 @@ from lowdino_edge.train import checkpoint
 from lowdino_edge.train.feed import Feed
 from lowdino_edge.train.guard import PATIENCE, CollapseWatch, avoid_onednn_fault
 from lowdino_edge.train.loop import Trainer, measure_speed
-from lowdino_edge.types import Progress
+from lowdino_edge.types import At, Progress
 
 
 class Poisoned(Dino):
@@ -134,8 +134,15 @@ def test_feed_shows_every_image_once_an_epoch_but_the_leftover() -> None:
 
 def test_the_method_is_told_which_images_it_sees() -> None:
     """`Batch.index_B` and the views belong together: without augmentation a view is its image."""
-    data, plan = tiny_run.pixels(), lambda u8, generator: [u8.float() / 255]
-    batch = Feed(data, 8, 0, "cpu").batch(5, plan)
+    data, told = tiny_run.pixels(), []
+
+    def plan(u8_BCHW: torch.Tensor, generator: torch.Generator, at: At) -> list[torch.Tensor]:
+        told.append(at)
+        return [u8_BCHW.float() / 255]
+
+    feed = Feed(data, 8, 0, "cpu")
+    batch = feed.batch(feed.steps_per_epoch + 1, plan)
+    assert told[0].epoch == 1 and torch.equal(batch.index_B, torch.from_numpy(told[0].index_B))
     assert torch.equal(batch.views[0], torch.from_numpy(data.u8_NCHW[batch.index_B.numpy()]).float() / 255)
 
 
