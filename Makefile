@@ -8,7 +8,7 @@ NPM_CI := npm ci --no-audit --no-fund --loglevel=error
 # Packages are installed without bytecode; without this each process would compile torch anew where the variable is set.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-tflite-runtime test-slow matrix test-mobile test-native screenshots web wheel install clean
+.PHONY: demo test test-tflite-runtime test-slow matrix losses test-mobile test-native screenshots web wheel install clean
 
 demo: install
 	$(BIN)/lowdino run recipes/quickstart.yaml --out runs/quickstart --resume
@@ -48,6 +48,11 @@ TEACHER ?= dinov2_vits14
 OUT ?= runs/matrix
 matrix: install
 	$(BIN)/python tests/bench/matrix.py --data '$(DATA)' --teacher '$(TEACHER)' --out '$(OUT)'
+
+# Every loss of distillation on the same student, teacher and images, and self-supervision for the same time: an hour or
+# two on two cores for 45,000 images at 32 px. A killed one goes on. Draws docs/losses.{json,md,svg}.
+losses: install
+	$(BIN)/python tests/bench/distill_losses.py --data '$(DATA)' --teacher '$(TEACHER)' --long 10
 
 # The sample apps: their own tests, the web app in Chromium and WebKit around a real `lowdino serve`, the Expo bundles.
 test-mobile: install web test-native
