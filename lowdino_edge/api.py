@@ -160,22 +160,28 @@ def _params(student: Student) -> int:
 
 def _targets(teacher: Teacher, recipe: Recipe, work: Workspace) -> Any:
     """What the teacher says about the training images: from its cache, or asked anew every time."""
-    from lowdino_edge.distill.cache import build_cache
     from lowdino_edge.distill.encode import TeacherPass
     from lowdino_edge.distill.live import LiveTargets
 
     cfg = recipe.distill or DistillConfig()
-    images, look, workers = work.images("train"), _look(recipe), recipe.data.workers
-    if cfg.cache == "none":
-        return LiveTargets(TeacherPass(teacher, images, cfg.cache_batch_size, work.device, workers, look))
+    if cfg.cache != "none":
+        return _cached(teacher, recipe, work, Path(cfg.cache))
+    images, workers = work.images("train"), recipe.data.workers
+    return LiveTargets(TeacherPass(teacher, images, cfg.cache_batch_size, work.device, workers, _look(recipe)))
+
+
+def _cached(teacher: Teacher, recipe: Recipe, work: Workspace, root: Path, *, dry_run: bool = False) -> Any:
+    from lowdino_edge.distill.cache import build_cache
+
     return build_cache(
         teacher,
-        images,
-        Path(cfg.cache),
-        batch_size=cfg.cache_batch_size,
+        work.images("train"),
+        root,
+        batch_size=(recipe.distill or DistillConfig()).cache_batch_size,
         device=work.device,
-        workers=workers,
-        look=look,
+        workers=recipe.data.workers,
+        look=_look(recipe),
+        dry_run=dry_run,
     )
 
 
@@ -188,25 +194,14 @@ def _look(recipe: Recipe) -> Look:
 
 def cache(recipe: Recipe, out: Path, *, dry_run: bool = False) -> dict[str, Any]:
     """Teacher targets alone, for later distillation. `dry_run` measures a batch and tells hours and GB."""
-    from lowdino_edge.distill.cache import build_cache
     from lowdino_edge.models.teacher import load_teacher
 
-    cfg = recipe.distill or DistillConfig()
     work = Workspace(recipe)
-    images = work.images("train")
-    made = [
-        build_cache(
-            load_teacher(name, download=recipe.data.download),
-            images,
-            out,
-            batch_size=cfg.cache_batch_size,
-            device=work.device,
-            workers=recipe.data.workers,
-            look=_look(recipe),
-            dry_run=dry_run,
-        ).describe()
-        for name in cfg.teachers
-    ]
+    work.images("train")  # no images, no teacher to load
+    teachers = (
+        load_teacher(name, download=recipe.data.download) for name in (recipe.distill or DistillConfig()).teachers
+    )
+    made = [_cached(teacher, recipe, work, out, dry_run=dry_run).describe() for teacher in teachers]
     return made[0] if len(made) == 1 else {"caches": made}
 
 

@@ -226,7 +226,7 @@ class DistillConfig(LoopConfig):
             raise ValueError(f"qat_epochs {self.qat_epochs:g} of {self.epochs:g} epochs")
         if self.align and len(self.teachers) > 1:
             raise ValueError("align: a student can lie in the space of one teacher only")
-        if self.align and not {"mse"} & set(self.losses):
+        if self.align and "mse" not in self.losses:
             raise ValueError("align: directions alone leave lengths open; weigh mse too, as losses=kl=1,mse=1")
         if self.teacher_weights and len(self.teacher_weights) != len(self.teachers):
             raise ValueError(f"{len(self.teacher_weights)} teacher_weights for {len(self.teachers)} teachers")

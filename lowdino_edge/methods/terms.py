@@ -136,8 +136,8 @@ class _Similarities(Term):
         self.register_buffer("student_temp", torch.tensor(cfg.student_temp or temp))
         self.entropy_ceiling = math.log(len(c_KD))
 
-    def directions(self, unit_ND: Tensor, space: Space) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def directions(self, unit_ND: Tensor, space: Space) -> Tensor: ...
 
     def forward(self, seen: Seen) -> Tensor:
         l_student_RK = centred_unit(seen.y_RD, self.mean_D) @ self.prototypes_KD.T / self.student_temp
