@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowdino_edge import console
-from lowdino_edge.config import DistillConfig, KnnConfig, Recipe, TrainConfig, load_recipe
-from lowdino_edge.errors import UserError, unknown
-from lowdino_edge.lineup import same_data, short_hash, with_source
+from lowdino_edge.config import DistillConfig, Recipe, TrainConfig
+from lowdino_edge.errors import UserError
+from lowdino_edge.evaluation import embed as embed
+from lowdino_edge.evaluation import evaluate as evaluate
 from lowdino_edge.measure import benchmark as benchmark
 from lowdino_edge.measure import report as report
 from lowdino_edge.measure import serve as serve
-from lowdino_edge.memory import keep_freed_memory
-from lowdino_edge.resolve import Model, describe, resolve
-from lowdino_edge.run import Run, is_run, read_json
-from lowdino_edge.types import Encoder
-from lowdino_edge.workspace import Split, Workspace, open_run
+from lowdino_edge.resolve import Model, resolve
+from lowdino_edge.run import Run, read_json
+from lowdino_edge.workspace import Workspace, open_run
 
 if TYPE_CHECKING:
     from lowdino_edge.artifact import Artifact
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from lowdino_edge.models.backbone import Student
     from lowdino_edge.models.teacher import Teacher
     from lowdino_edge.prove import Subject
-
-TASKS = ("knn", "retrieval")
 
 
 def train(
@@ -330,98 +327,6 @@ def _origin(model: Model) -> dict[str, Any]:
     data, teacher = ("data", "data_fingerprint", "data_licence"), ("teacher", "teacher_fingerprint", "teacher_licence")
     keys = ("sha256", *data, "method", *teacher)
     return {"origin": {k: card[k] for k in keys if k in card}}
-
-
-def embed(model: str, source: str, out: Path, *, split: Split = "test", recipe: Recipe | None = None) -> dict[str, Any]:
-    """Embeds a split and writes `embeddings`, `labels`, `ids`, `classes` to an npz file."""
-    from lowdino_edge.evals.embed import save_npz
-
-    if out.is_dir():
-        raise UserError(f"'{out}' is a directory", "name a file with --out, such as embeddings.npz")
-    work = Workspace(with_source(recipe or Recipe(), source))
-    encoder = _encoder(resolve(model), work)
-    result = work.embed(encoder, split)
-    save_npz(result, out)
-    return {
-        "file": str(out),
-        "n": len(result.ids),
-        "embed_dim": int(result.embeddings.shape[1]),
-        "split": split,
-        "image_size": encoder.preprocess.image_size,
-    }
-
-
-def evaluate(
-    model: str,
-    source: str,
-    task: str = "knn",
-    *,
-    recipe: Recipe | None = None,
-    protocol: KnnConfig | None = None,
-    bank_from: str | None = None,
-) -> dict[str, Any]:
-    """One metric of one MODEL; written to results/ when MODEL belongs to a run. What was measured on other images, at
-    another size or by another vote goes into a file of its own: the run's own figures stay as they are."""
-    if task not in TASKS:
-        raise unknown("task", task, TASKS)
-    recipe = with_source(recipe or Recipe(), source)
-    work = Workspace(recipe)
-    found = resolve(model)
-    encoder = _encoder(found, work)
-    if task == "retrieval":
-        return _retrieval(found, encoder, source, work, bank_from)
-    if bank_from is not None:
-        raise UserError("kNN compares a model with itself", "use --task retrieval with --bank-from")
-    cfg = protocol or recipe.eval.knn[0]
-    result = {**describe(found), "data": source, **work.knn(encoder, cfg)}
-    if found.run is not None and is_run(found.run):
-        name = "student" if found.kind == "student" else found.name
-        task = _task_name(cfg, recipe, load_recipe(found.run / "recipe.yaml"))
-        Run(found.run).result(task, name, "host", result)
-    return result
-
-
-def _retrieval(found: Model, encoder: Encoder, source: str, work: Workspace, bank_from: str | None) -> dict[str, Any]:
-    """Queries by the model, the bank by the model or by another one of the same space."""
-    from lowdino_edge.evals import retrieval
-
-    work.need_labels()
-    other = resolve(bank_from) if bank_from else found
-    searched = encoder if bank_from is None else other.encoder(work.device)
-    if searched.embed_dim != encoder.embed_dim:
-        raise UserError(
-            f"'{other.name}' has {searched.embed_dim} dimensions, '{found.name}' {encoder.embed_dim}",
-            f"distil with --align --teacher {bank_from}, so that the student lies in its space",
-        )
-    protocol = {"image_size": encoder.preprocess.image_size, "bank_image_size": searched.preprocess.image_size}
-    result = retrieval.evaluate(work.embed(searched, "train"), work.embed(encoder, "test"), protocol)
-    result = {**describe(found), "bank_from": other.name, "data": source, **result}
-    if found.run is not None and is_run(found.run):
-        name = "student" if found.kind == "student" else found.name
-        task = "retrieval" if bank_from is None else f"retrieval-{other.name}"
-        task = _with_data(task, work.recipe, load_recipe(found.run / "recipe.yaml"))
-        Run(found.run).result(task, name, "host", result)
-    return result
-
-
-def _task_name(cfg: KnnConfig, recipe: Recipe, own: Recipe) -> str:
-    """`knn` is the run's own measurement, `knn-k1-t0.07` another vote, `eval-knn-<hash>` other images or pixels."""
-    task = "knn" if cfg.protocol == "standard" else f"knn-{cfg.protocol}"
-    if any(c.protocol == cfg.protocol and c != cfg for c in own.eval.knn) and cfg not in own.eval.knn:
-        task += f"-k{cfg.k}-t{cfg.temperature:g}"
-    return _with_data(task, recipe, own)
-
-
-def _with_data(task: str, recipe: Recipe, own: Recipe) -> str:
-    if same_data(recipe, own) and recipe.student.image_size in (None, own.student.image_size):
-        return task
-    return f"eval-{task}-{short_hash(recipe.data.model_dump(), recipe.student.image_size)}"
-
-
-def _encoder(model: Model, work: Workspace) -> Encoder:
-    if work.device == "cpu":
-        keep_freed_memory()
-    return model.encoder(work.device, image_size=work.recipe.student.image_size)
 
 
 def estimate(recipe: Recipe) -> dict[str, Any]:

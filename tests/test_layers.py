@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"run", "plots", "card"}, "plots": {"run"}, "card": {"run"},
 }  # fmt: skip
 TOP = {
-    "api", "chain", "cli", "doctor", "exits", "lineup", "measure", "options", "present", "resolve", "tables",
+    "api", "chain", "cli", "doctor", "evaluation", "exits", "lineup", "measure", "options", "present", "resolve", "tables",
     "workspace",
 }  # fmt: skip
 

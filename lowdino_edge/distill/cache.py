@@ -171,6 +171,7 @@ class TargetCache:
             "cache": str(self.path), "teacher": self.plan.teacher, "data": self.plan.data, "images": self.plan.images,
             "rows": len(self), "embed_dim": self.embed_dim, "views": self.views, "patches": self.plan.patches,
             "gigabytes": round(self.plan.gigabytes, 6), "broken": self.broken,
+            **({"patch_variance_kept": round(self._code.explained, 4)} if self.patches else {}),
         }  # fmt: skip
 
     def _take(self, kind: str, rows: Int64, view: int, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -257,7 +258,7 @@ def build_cache(
     with full_disk_is_an_error(path, plan):
         with lock(path / ".lock"):
             plan = _start(path, plan, encoder)
-        found = (path / "manifest.json").is_file() and not _missing(path, plan)
+        found = (path / "manifest.json").is_file() and _whole(path, plan)
         if not found:
             _fill(path, plan, encoder)
             with lock(path / ".lock"):
@@ -290,13 +291,12 @@ def _start(path: Path, plan: Plan, encoder: encode.TeacherPass) -> Plan:
     return plan
 
 
-def _missing(path: Path, plan: Plan) -> list[int]:
-    """Shards without all of their files."""
-    return [
-        k
+def _whole(path: Path, plan: Plan) -> bool:
+    """Whether every shard has all of its files."""
+    return all(
+        shard_card(path, k).is_file() and all(shard_file(path, k, kind).is_file() for kind in kinds(plan))
         for k in range(plan.shards)
-        if not shard_card(path, k).is_file() or not all(shard_file(path, k, kind).is_file() for kind in kinds(plan))
-    ]
+    )
 
 
 def _complete(path: Path, plan: Plan, k: int) -> bool:

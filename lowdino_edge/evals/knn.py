@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from lowdino_edge import console
 from lowdino_edge.config import KnnConfig
 from lowdino_edge.errors import UserError
+from lowdino_edge.evals.vectors import unit
 from lowdino_edge.types import Embeddings, Float, Int64
 
 ALSO_K = (1, 10, 100, 200)
@@ -126,7 +127,7 @@ def _neighbours(bank_MD: Float, query_ND: Float, k: int, metric: Metric) -> Iter
         _not_zero(query_ND, "query set")
     for i in range(0, len(query_ND), BLOCK):
         rows = slice(i, min(i + BLOCK, len(query_ND)))
-        q_BD = _unit(query_ND[rows]) if centre_D is None else query_ND[rows] - centre_D
+        q_BD = unit(query_ND[rows]) if centre_D is None else query_ND[rows] - centre_D
         score_BM = q_BD @ b_MD.T
         if offset_M is None:
             score_BK, index_BK = top_k(score_BM, k)
@@ -181,7 +182,7 @@ def _prepare_bank(bank_MD: Float, metric: Metric) -> tuple[Float, Float | None, 
     _finite(bank_MD, "bank")
     if metric == "cosine":
         _not_zero(bank_MD, "bank")
-        return _unit(bank_MD), None, None
+        return unit(bank_MD), None, None
     centre_D = bank_MD.mean(axis=0, dtype=np.float64).astype(np.float32)
     b_MD = bank_MD - centre_D
     return b_MD, (0.5 * np.einsum("md,md->m", b_MD, b_MD, dtype=np.float64)).astype(np.float32), centre_D
@@ -238,9 +239,3 @@ def _not_zero(z_ND: Float, what: str) -> None:
             f"{zero} of {len(z_ND)} embeddings of the {what} are zero, cosine has no meaning for them",
             "the model has collapsed or was never trained: look at its training curves",
         )
-
-
-def _unit(z_ND: Float) -> Float:
-    """Rows of length 1; a zero row stays zero."""
-    length_N = np.sqrt(np.einsum("nd,nd->n", z_ND, z_ND, dtype=np.float64))[:, None]
-    return np.divide(z_ND, length_N, out=np.zeros_like(z_ND), where=length_N > 0, casting="same_kind")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
+from lowdino_edge.evals.vectors import unit
 from lowdino_edge.types import Float, Parity
 
 _BLOCK = 1024
@@ -30,7 +28,7 @@ def parity(z_ref_ND: Float, z_ND: Float, method: str) -> Parity:
     z_ref_ND, z_ND = _pair(z_ref_ND, z_ND)
     ref, got = z_ref_ND.astype(np.float64), z_ND.astype(np.float64)
     max_abs = float(np.abs(got - ref).max()) if np.isfinite(got).all() and np.isfinite(ref).all() else float("inf")
-    cosine_N = (_unit(ref) * _unit(got)).sum(axis=1)
+    cosine_N = (unit(ref) * unit(got)).sum(axis=1)
     return Parity(
         cosine_mean=float(cosine_N.mean()),
         cosine_min=float(cosine_N.min()),
@@ -56,14 +54,14 @@ def neighbour_agreement(
     z_ref_ND, z_ND = _pair(z_ref_ND, z_ND)
     if (bank_ref_MD is None) != (bank_MD is None):
         raise ValueError("give both banks or none")
-    ref, got = _unit(z_ref_ND), _unit(z_ND)
+    ref, got = unit(z_ref_ND), unit(z_ND)
     others = bank_ref_MD is None or bank_MD is None
     if others and len(ref) == 1:
         return 1.0
     if bank_ref_MD is None or bank_MD is None:
         bank_ref, bank = ref, got
     else:
-        bank_ref, bank = (_unit(b) for b in _pair(bank_ref_MD, bank_MD))
+        bank_ref, bank = (unit(b) for b in _pair(bank_ref_MD, bank_MD))
     same = 0
     for start in range(0, len(ref), _BLOCK):
         rows = np.arange(len(ref[start : start + _BLOCK]))
@@ -83,10 +81,3 @@ def _pair(a: Float, b: Float) -> tuple[Float, Float]:
     if a.shape != b.shape or a.ndim != 2 or not len(a):
         raise ValueError(f"embeddings of one set of images wanted, (N, D) twice, not {a.shape} and {b.shape}")
     return a, b
-
-
-def _unit(z_ND: NDArray[Any]) -> NDArray[Any]:
-    """Rows of length 1; rows that are zero or not finite become zero."""
-    z = np.where(np.isfinite(z_ND).all(axis=1, keepdims=True), z_ND, 0)
-    length = np.linalg.norm(z, axis=1, keepdims=True)
-    return np.divide(z, length, out=np.zeros_like(z), where=length > 0)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lowdino_edge import console
 from lowdino_edge.errors import UserError
+from lowdino_edge.evals.vectors import unit
 from lowdino_edge.types import Embeddings, Float, Int64
 
 BLOCK = 64
@@ -48,12 +49,12 @@ def evaluate(bank: Embeddings, query: Embeddings, protocol: dict[str, Any]) -> d
         raise UserError(
             "no query has a class that the bank has", "give a folder with train/ and val/, a folder a class"
         )
-    bank_MD, bank_M = _unit(bank.embeddings[known]), bank.labels[known]
+    bank_MD, bank_M = unit(bank.embeddings[known]), bank.labels[known]
     precisions, first = [], []
     with console.bar("retrieval", len(asked)) as bar:
         for i in range(0, len(asked), BLOCK):
             rows = asked[i : i + BLOCK]
-            ap_B, first_B = _rank(_unit(query.embeddings[rows]) @ bank_MD.T, query.labels[rows], bank_M)
+            ap_B, first_B = _rank(unit(query.embeddings[rows]) @ bank_MD.T, query.labels[rows], bank_M)
             precisions.append(ap_B)
             first.append(first_B)
             bar.advance(len(rows))
@@ -76,7 +77,3 @@ def _rank(similarity_BM: Float, labels_B: Int64, bank_M: Int64) -> tuple[NDArray
     precision_BM = found_BM / np.arange(1, len(bank_M) + 1)
     ap_B = (precision_BM * relevant_BM).sum(1) / found_BM[:, -1]
     return ap_B, relevant_BM.argmax(1).astype(np.int64)
-
-
-def _unit(z_ND: Float) -> Float:
-    return z_ND / np.maximum(np.linalg.norm(z_ND, axis=1, keepdims=True), 1e-12)

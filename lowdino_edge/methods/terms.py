@@ -244,7 +244,7 @@ class Patches(Term):
     def __init__(self, space: Space) -> None:
         super().__init__(space)
         if space.patches is None:
-            raise UserError("loss 'patch' compares patches, and the targets hold none", "set distill.patches to int8")
+            raise UserError("loss 'patch' compares patches, and the targets hold none", "set distill.patches to pca64")
         width, self.side = space.patches
         with seeded(space.seed):
             self.projector = nn.Conv2d(space.map_channels, width, 1)

@@ -48,6 +48,8 @@ ROWS: dict[str, list[str]] = {
     "kl + relational": ["losses={kl: 1, relational: 1}"],
     "kl_labels": ["losses={kl_labels: 1}"],
     "kl, alpha 0.5": ["losses={kl: 1}", "alpha=0.5"],
+    "kl, lr 2e-3": ["losses={kl: 1}", "optim.lr=2e-3"],
+    "kl, batch 128, lr 2e-3": ["losses={kl: 1}", "batch_size=128", "optim.lr=2e-3"],
     "kl, colours jittered": ["losses={kl: 1}", "views.jitter=0.8", "views.grey=0.2", "views.blur=0.1"],
 }
 NEEDS_LABELS = ("kl_labels", "kl, alpha 0.5")

@@ -70,6 +70,7 @@ def test_what_is_drawn_depends_on_seed_image_and_view_alone(tmp_path: Path) -> N
 def test_patches_come_back_within_a_step(tmp_path: Path, patches: str, kept: int) -> None:
     cache, images = build(tmp_path, Look(patches=patches)), pictures(20)  # type: ignore[arg-type]
     assert cache.patches == (kept, 2)
+    assert cache.describe()["patch_variance_kept"] == pytest.approx(1, abs=1e-3)
     x_BCHW = torch.from_numpy(np.stack([images.read(i) for i in range(20)])).permute(0, 3, 1, 2).float() / 255
     _, want_BPD = GridTeacher().with_patches(x_BCHW)
     centred = want_BPD - want_BPD.mean((0, 1))
