@@ -153,7 +153,8 @@ class TrainConfig(LoopConfig):
     simclr: SimclrConfig = SimclrConfig()
 
 
-_ADAMW = OptimConfig(name="adamw", lr=1e-3, warmup_epochs=1, weight_decay_end=0.04)
+# docs/losses.md compared rates too
+_ADAMW = OptimConfig(name="adamw", lr=2e-3, warmup_epochs=1, weight_decay_end=0.04)
 LossId = Literal["kl", "kl_anchors", "kl_labels", "simkd", "cosine", "mse", "patch", "relational"]
 
 
