@@ -28,8 +28,8 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"run", "plots", "card"}, "plots": {"run"}, "card": {"run"},
 }  # fmt: skip
 TOP = {
-    "api", "chain", "cli", "doctor", "evaluation", "exits", "lineup", "measure", "options", "present", "resolve", "tables",
-    "workspace",
+    "api", "chain", "cli", "doctor", "evaluation", "exits", "lineup", "measure", "options", "present", "resolve",
+    "tables", "workspace",
 }  # fmt: skip
 
 
