@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from losses_text import chart, markdown
+from losses_text import SSL, chart, markdown
 
 from lowdino_edge.config import KnnConfig, load_recipe
 from lowdino_edge.distill.cache import build_cache
@@ -32,7 +32,6 @@ from lowdino_edge.workspace import Split, Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "distill" / "losses.yaml"
-SSL = "self-supervised"
 SPLITS: tuple[Split, ...] = ("train", "test")
 # name -> what it is set to, beside recipes/distill/losses.yaml
 ROWS: dict[str, list[str]] = {
@@ -158,7 +157,7 @@ def _run(args: argparse.Namespace, name: str | None, command: list[str]) -> str:
 
 
 def _collect(args: argparse.Namespace) -> dict[str, Any]:
-    rows = [_row(args, name) for name in [*args.rows, SSL, "long", f"long {SSL}"]]
+    rows = {name: _row(args, name) for name in [*ROWS, SSL, "long", f"long {SSL}"]}
     told = read_json(args.out / "teacher.json") if (args.out / "teacher.json").is_file() else {}
     env = environment()
     return {
@@ -166,8 +165,8 @@ def _collect(args: argparse.Namespace) -> dict[str, Any]:
         "recipe": "recipes/distill/losses.yaml",
         "set": args.set,
         "machine": {"cpu": env["cpu"], "threads": 1, "torch": env["packages"].get("torch")},
-        "rows": [row for row in rows if row],
-        "missing": [name for name in [*ROWS, SSL] if not _row(args, name)],
+        "rows": [row for row in rows.values() if row],
+        "missing": [name for name in [*ROWS, SSL] if not rows[name]],
     }
 
 

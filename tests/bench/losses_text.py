@@ -7,6 +7,7 @@ from typing import Any
 
 from lowdino_edge.plots import HEIGHT, WIDTH, Level, Series, line_chart
 
+SSL = "self-supervised"
 STYLE = """
 svg{--ink:#17202c;--soft:#566275;--paper:#fff;--grid:#dde2ea;--c0:#2f6fde;--c1:#d9822b}
 @media(prefers-color-scheme:dark){
@@ -38,8 +39,16 @@ def markdown(made: dict[str, Any]) -> str:
             f"kNN {percent(teacher['top1'])} by the same bank.",
             "",
         ]
-    lines += ["| loss | kNN | student time, s | images/s | reads labels |", "|---|---|---|---|---|"]
+    error = 100 * (first["knn"] * (1 - first["knn"]) / first["n_query"]) ** 0.5
+    lines += ["| loss | kNN | reads labels |", "|---|---|---|"]
     lines += [_line(r) for r in sorted(rows, key=lambda r: -r["knn"])]
+    lines += ["", f"The standard error of a row is {error:.1f} points."]
+    ssl = next((r for r in rows if r["name"] == SSL), None)
+    if ssl is not None:
+        lines[-1] += (
+            f" Self-supervision (SimCLR, the recipe's `train:`) had the {first['seconds']:.0f} s of student time that "
+            f"`{first['name']}` took, in which it sees the images {ssl['epochs']:g} times."
+        )
     if made["missing"]:
         lines += ["", "Not run: " + ", ".join(f"`{name}`" for name in made["missing"]) + "."]
     if made["set"]:
@@ -48,7 +57,11 @@ def markdown(made: dict[str, Any]) -> str:
         lines += ["", "## Longer", "", "| run | kNN | epochs | student time, s |", "|---|---|---|---|"]
         lines += [f"| {r['name']} | {percent(r['knn'])} | {r['epochs']:g} | {r['seconds']:.0f} |" for r in long]
         lines += ["", "![kNN over student training time](losses.svg)"]
-    lines += ["", "Student time is that of training steps alone: the teacher's pass happens once, before, and is kept."]
+    lines += [
+        "",
+        "Student time is that of training steps alone: the teacher's pass happens once, before, and is kept. It is in "
+        "losses.json, but not compared: the machine had other work during some rows.",
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -57,9 +70,8 @@ def percent(share: float) -> str:
 
 
 def _line(r: dict[str, Any]) -> str:
-    name = f"**{r['name']}**" if r["name"] == "self-supervised" else f"`{r['name']}`"
-    labels = "yes" if r["labels"] else "no"
-    return f"| {name} | {percent(r['knn'])} | {r['seconds']:.0f} | {r['images_per_second']:.0f} | {labels} |"
+    name = f"**{r['name']}**" if r["name"] == SSL else f"`{r['name']}`"
+    return f"| {name} | {percent(r['knn'])} | {'yes' if r['labels'] else 'no'} |"
 
 
 def chart(made: dict[str, Any]) -> str:
