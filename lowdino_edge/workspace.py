@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lowdino_edge.models.backbone import Student
 
 Split = Literal["train", "test"]
+MONITOR_QUERIES = 2000  # images that kNN is measured on while training goes on
 DATA_SEED = 0  # what is for testing does not depend on a run's seed: another run may evaluate this one's student
 
 
@@ -151,7 +152,7 @@ class Workspace:
 
             encoder = EagerEncoder(student, name="student", device=self.device)
             bank = embed(encoder, self.bank(preprocess, limit))
-            query = embed(encoder, self.queries(preprocess, 2000))
+            query = embed(encoder, self.queries(preprocess, MONITOR_QUERIES))
             return {"knn_top1": float(evaluate(bank, query, cfg, preprocess.image_size)["top1"])}
 
         return measure

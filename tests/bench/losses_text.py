@@ -46,8 +46,8 @@ def markdown(made: dict[str, Any]) -> str:
     ssl = next((r for r in rows if r["name"] == SSL), None)
     if ssl is not None:
         lines[-1] += (
-            f" Self-supervision (SimCLR, the recipe's `train:`) had the {first['seconds']:.0f} s of student time that "
-            f"`{first['name']}` took, in which it sees the images {ssl['epochs']:g} times."
+            f" Self-supervision (SimCLR, the recipe's `train:`) saw the images {ssl['epochs']:g} times, in "
+            f"{ssl['seconds']:.0f} s of student time; `{first['name']}` took {first['seconds']:.0f} s."
         )
     if made["missing"]:
         lines += ["", "Not run: " + ", ".join(f"`{name}`" for name in made["missing"]) + "."]
@@ -57,10 +57,16 @@ def markdown(made: dict[str, Any]) -> str:
         lines += ["", "## Longer", "", "| run | kNN | epochs | student time, s |", "|---|---|---|---|"]
         lines += [f"| {r['name']} | {percent(r['knn'])} | {r['epochs']:g} | {r['seconds']:.0f} |" for r in long]
         lines += ["", "![kNN over student training time](losses.svg)"]
+        if told := teacher.get("while_training"):
+            lines += [
+                "",
+                f"The curve, its teacher's line too, is measured on a bank of {told['n_bank']:,} and "
+                f"{told['n_query']:,} queries, so it lies below the table.",
+            ]
     lines += [
         "",
-        "Student time is that of training steps alone: the teacher's pass happens once, before, and is kept. It is in "
-        "losses.json, but not compared: the machine had other work during some rows.",
+        "Student time is that of training steps alone, at the speed of their fastest tenth (the machine had other work "
+        "during some rows); the teacher's pass happens once, before, and is kept.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -82,8 +88,8 @@ def chart(made: dict[str, Any]) -> str:
         if r["name"] in names and r["curve"]:
             x = [p["epoch"] / r["epochs"] * r["seconds"] / 60 for p in r["curve"]]
             series.append(Series(names[r["name"]], x, [100 * p["knn"] for p in r["curve"]], len(series), marks=True))
-    top1 = made["teacher"].get("top1")
-    levels = [Level(100 * top1, f"its teacher, {made['teacher']['id']}")] if top1 is not None else []
+    told = made["teacher"].get("while_training")
+    levels = [Level(100 * told["top1"], f"its teacher, {made['teacher']['id']}")] if told else []
     x_label = "student training time, minutes of one CPU thread"
     drawn = line_chart(series, title="kNN", x_label=x_label, y_label="kNN top-1, %", levels=levels)
     inner = drawn.partition("<svg")[2].partition(">")[2].partition("</svg>")[0]
