@@ -124,7 +124,7 @@ def _teacher(args: argparse.Namespace) -> None:
         images = work.images(split)
         cache = build_cache(teacher, images, args.out / "cache", device=work.device)
         found.append(Embeddings(cache.rows(images.ids), images.labels, list(images.ids), list(images.classes)))
-    limits = (load_recipe(RECIPE, ["distill.knn_every=1"]).distill or DistillConfig()).knn_limit, MONITOR_QUERIES
+    limits = (recipe.distill or DistillConfig()).knn_limit, MONITOR_QUERIES
     some = [_sample(e, n, recipe.seed) for e, n in zip(found, limits, strict=True)]
     told = knn.evaluate(*found, KnnConfig(), teacher.preprocess.image_size)
     sizes = {"n_bank": len(some[0].ids), "n_query": len(some[1].ids)}

@@ -123,7 +123,7 @@ def interrupted(
     return found[0]
 
 
-def agent_pid(server: Board, seconds: float = 240) -> int:
+def agent_pid(server: Board, seconds: float = 60) -> int:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         for pid in sshd.descendants(server.process.pid):
@@ -161,7 +161,7 @@ def test_a_board_that_cannot_be_reached_again(tmp_path: Path, tiny_job: Job, cap
         for pid in sessions:
             if sshd.cmdline(pid).startswith(b"sshd: "):
                 os.kill(pid, signal.SIGKILL)
-    thread.join(120)
+    thread.join(60)
     assert not thread.is_alive() and "was lost" in found[0].message
     assert "may still be on ssh:" in capsys.readouterr().err
     assert gone.leftovers() == []
