@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lowdino_edge.config import ViewConfig, ViewsConfig
+from lowdino_edge.settings import ViewConfig, ViewsConfig
 from lowdino_edge.types import At
 
 Params = dict[str, Tensor]

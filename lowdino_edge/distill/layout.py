@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lowdino_edge.config import ViewConfig
 from lowdino_edge.data.views import PARAMS
 from lowdino_edge.errors import UserError
 from lowdino_edge.run import atomic_path, sha256
+from lowdino_edge.settings import ViewConfig
 
 if TYPE_CHECKING:
     from lowdino_edge.data.datasets import ImageSet

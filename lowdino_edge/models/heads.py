@@ -10,7 +10,7 @@ import itertools
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lowdino_edge.config import HeadConfig
+from lowdino_edge.settings import HeadConfig
 
 
 class DinoHead(nn.Module):

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lowdino_edge import console
-from lowdino_edge.config import LoopConfig
 from lowdino_edge.errors import UserError
 from lowdino_edge.memory import keep_freed_memory
 from lowdino_edge.methods.base import Method
 from lowdino_edge.models.backbone import Student, save_student
 from lowdino_edge.run import Run
+from lowdino_edge.settings import LoopConfig
 from lowdino_edge.train import checkpoint
 from lowdino_edge.train.feed import Feed
 from lowdino_edge.train.guard import CollapseWatch, Interrupts, avoid_onednn_fault

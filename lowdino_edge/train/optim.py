@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lowdino_edge.config import OptimConfig
 from lowdino_edge.methods.base import Method
+from lowdino_edge.settings import OptimConfig
 
 
 def make_optimizer(method: Method, cfg: OptimConfig) -> torch.optim.Optimizer:

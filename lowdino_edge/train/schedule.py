@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lowdino_edge import console
-from lowdino_edge.config import OptimConfig
 from lowdino_edge.methods.base import cosine
+from lowdino_edge.settings import OptimConfig
 
 
 @dataclass(frozen=True)

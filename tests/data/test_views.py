@@ -10,8 +10,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as TF
 
-from lowdino_edge.config import ViewConfig, ViewsConfig
 from lowdino_edge.data.views import MultiCrop, Params, Views
+from lowdino_edge.settings import ViewConfig, ViewsConfig
 
 OFF: dict[str, Any] = {
     "hflip": 0.0,

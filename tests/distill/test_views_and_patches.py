@@ -10,7 +10,7 @@ import torch
 from test_cache import PoolTeacher, pictures
 from torch import Tensor
 
-from lowdino_edge.config import DistillConfig, ViewConfig
+from lowdino_edge.config import DistillConfig
 from lowdino_edge.data.pixels import to_square
 from lowdino_edge.data.views import Views
 from lowdino_edge.distill.cache import TargetCache, build_cache
@@ -22,6 +22,7 @@ from lowdino_edge.errors import UserError
 from lowdino_edge.methods.base import Batch
 from lowdino_edge.methods.distill import Distill, recorded_views
 from lowdino_edge.models.backbone import build_student
+from lowdino_edge.settings import ViewConfig
 from lowdino_edge.types import At, Preprocess, Progress
 
 VIEWS = ViewConfig(count=1, scale=(0.3, 1.0), blur=0.3)

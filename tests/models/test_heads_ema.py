@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from lowdino_edge.config import HeadConfig
 from lowdino_edge.models.backbone import build_student
 from lowdino_edge.models.ema import Ema
 from lowdino_edge.models.heads import DinoHead, ProjectionMLP
+from lowdino_edge.settings import HeadConfig
 
 
 def head(**kwargs: object) -> DinoHead:

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowdino_edge.config import OptimConfig
 from lowdino_edge.methods.base import cosine
+from lowdino_edge.settings import OptimConfig
 from lowdino_edge.train.loop import Trainer
 from lowdino_edge.train.optim import clip_gradients, make_optimizer, set_rates
 from lowdino_edge.train.schedule import Schedule, make_schedule
