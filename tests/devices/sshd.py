@@ -62,11 +62,17 @@ class Board:
         )
         return ["-F", "/dev/null", "-p", str(self.port), "-i", str(key), *(w for o in named for w in ("-o", o))]
 
-    def drop(self) -> None:
-        """Ends every connection, as when a cable is pulled, and leaves alone what they started."""
-        for pid in descendants(self.process.pid):
-            if b"sshd" in cmdline(pid):
-                os.kill(pid, signal.SIGKILL)
+    def drop(self, for_good: bool = False) -> None:
+        """Ends every connection, as when a cable is pulled, and leaves alone what they started.
+
+        `for_good`: nobody gets in again either.
+        """
+        connections = [pid for pid in descendants(self.process.pid) if cmdline(pid).startswith(b"sshd")]
+        if for_good:
+            self.process.kill()
+            self.process.wait()
+        for pid in connections:
+            os.kill(pid, signal.SIGKILL)
 
     def leftovers(self, wait_s: float = 15) -> list[str]:
         """Folders and processes of a benchmark that are still there, after giving them time to go."""

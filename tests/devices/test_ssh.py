@@ -155,12 +155,7 @@ def test_a_board_that_cannot_be_reached_again(tmp_path: Path, tiny_job: Job, cap
     try:
         agent_pid(gone)
     finally:  # or an agent that nobody ends would run for ever
-        sessions = sshd.descendants(gone.process.pid)
-        gone.process.kill()
-        gone.process.wait()
-        for pid in sessions:
-            if sshd.cmdline(pid).startswith(b"sshd: "):
-                os.kill(pid, signal.SIGKILL)
+        gone.drop(for_good=True)
     thread.join(60)
     assert not thread.is_alive() and "was lost" in found[0].message
     assert "may still be on ssh:" in capsys.readouterr().err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -26,19 +28,17 @@ class Lopsided(nn.Module):
         return self.second(self.between(self.first(x)))
 
 
-DEPTHWISE = nn.Conv2d(8, 8, 3, groups=8)
-CASES = {
-    "dense": (nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1), None),
-    "relu": (nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 3), nn.ReLU()),
-    "depthwise": (nn.Conv2d(3, 8, 1), DEPTHWISE, nn.ReLU()),
-    "grouped": (nn.Conv2d(3, 8, 1, bias=False), nn.Conv2d(8, 6, 1, groups=2), None),
+CASES: dict[str, Callable[[], Lopsided]] = {
+    "dense": lambda: Lopsided(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)),
+    "relu": lambda: Lopsided(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 3), nn.ReLU()),
+    "depthwise": lambda: Lopsided(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU()),
+    "grouped": lambda: Lopsided(nn.Conv2d(3, 8, 1, bias=False), nn.Conv2d(8, 6, 1, groups=2)),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_same_numbers_and_more_even_channels(case: str) -> None:
-    torch.manual_seed(0)
-    net = Stem(Lopsided(*CASES[case])).eval()
+    net = Stem(CASES[case]()).eval()
     module = prepared(net).module
     images = list(torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(1)).split(1))
     before = observe(module, images)
@@ -82,7 +82,6 @@ def test_layer_norm_into_linear() -> None:
             y = self.norm(x.flatten(2).transpose(1, 2))
             return (self.a(y) * self.b(y)).transpose(1, 2).unflatten(2, (8, 8))
 
-    torch.manual_seed(0)
     module = prepared(Stem(nn.Conv2d(3, 6, 1), Tokens()).eval()).module
     images = list(torch.rand(4, 3, 8, 8).split(1))
     even, n = equalise(module, observe(module, images), 8)
