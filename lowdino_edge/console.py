@@ -5,19 +5,21 @@ Everything here goes to stderr; stdout is for results (and for the one JSON docu
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-_quiet = False
+_FOLLOWS = os.environ.get("RANK", "0") != "0"  # of the processes that torchrun starts the first speaks
+_quiet = _FOLLOWS
 
 
 def set_quiet(quiet: bool) -> None:
     """Silences `say` and the bars; warnings and errors still print."""
     global _quiet
-    _quiet = quiet
+    _quiet = quiet or _FOLLOWS
 
 
 def say(text: str = "") -> None:
@@ -33,7 +35,8 @@ def plain(text: object, limit: int = 500) -> str:
 
 def warn(text: str) -> None:
     """A line that is printed even with --quiet."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    if not _FOLLOWS:
+        print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 class Bar(Protocol):

@@ -22,6 +22,9 @@ class UserError(Exception):
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}"
 
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, str]]:
+        return type(self), (self.message, self.hint)  # it travels between processes
+
 
 def nearest(name: str, options: Iterable[str], n: int = 3) -> str:
     """`"did you mean a or b?"` for a mistyped `name`, or the whole list where nothing is near."""

@@ -8,10 +8,10 @@ from typing import Any
 
 from lowdino_edge.config import KnnConfig, Recipe, load_recipe
 from lowdino_edge.errors import UserError, unknown
-from lowdino_edge.lineup import same_data, short_hash, with_source
+from lowdino_edge.lineup import same_data, with_source
 from lowdino_edge.memory import keep_freed_memory
 from lowdino_edge.resolve import Model, describe, resolve
-from lowdino_edge.run import Run, is_run
+from lowdino_edge.run import Run, is_run, short_hash
 from lowdino_edge.types import Encoder
 from lowdino_edge.workspace import Split, Workspace
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lowdino_edge import runtimes
 from lowdino_edge.artifact import Artifact
@@ -135,10 +133,6 @@ def same_data(recipe: Recipe, own: Recipe) -> bool:
     a, b = recipe.data, own.data
     here = a.source == b.source or (Path(a.source).is_dir() and Path(a.source).resolve() == Path(b.source).resolve())
     return here and (a.train_limit, a.test_limit) == (b.train_limit, b.test_limit)
-
-
-def short_hash(*values: Any) -> str:
-    return hashlib.sha256(repr(values).encode()).hexdigest()[:8]
 
 
 def with_source(recipe: Recipe, source: str) -> Recipe:

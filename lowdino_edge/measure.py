@@ -11,9 +11,9 @@ from typing import Any
 from lowdino_edge import console, lineup
 from lowdino_edge.config import BenchmarkConfig, Recipe, load_recipe
 from lowdino_edge.errors import UserError
-from lowdino_edge.lineup import group, same_data, short_hash, with_source
+from lowdino_edge.lineup import group, same_data, with_source
 from lowdino_edge.resolve import Model
-from lowdino_edge.run import RUN_FILES, Run, is_run
+from lowdino_edge.run import RUN_FILES, Run, is_run, short_hash
 from lowdino_edge.workspace import Workspace
 
 PHONE_BANK, PHONE_QUERIES = 1000, 200  # images a phone embeds: seconds, not minutes

@@ -1,10 +1,12 @@
-"""Memory of long passes over a network on a CPU."""
+"""Memory of long passes over a network: kept on a CPU, and how much there was of it."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import sys
 from functools import lru_cache
+from pathlib import Path
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 
@@ -25,3 +27,20 @@ def keep_freed_memory() -> bool:
     if mallopt is None:  # musl
         return False
     return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, -1) and mallopt(_TOP_PAD, 64 << 20))
+
+
+def peak_memory(device: str) -> int:
+    """Bytes that this process needed at most so far, on a GPU of the GPU's; 0 where it is not told."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
+    with contextlib.suppress(OSError, StopIteration):  # Linux; its ru_maxrss begins with what the parent held
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -47,7 +47,8 @@ class Model:
 
     def student(self, image_size: int | None = None) -> Student:
         """The PyTorch student. Raises `UserError` for anything that is not one."""
-        from lowdino_edge.models.backbone import build_student, load_student
+        from lowdino_edge.models.backbone import build_student
+        from lowdino_edge.models.student_file import load_student
 
         if self.kind != "student":
             raise UserError(

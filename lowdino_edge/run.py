@@ -64,6 +64,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
+def short_hash(*values: Any) -> str:
+    """A name for what these values stand for together."""
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:8]
+
+
 class Run:
     """The directory of one training, distillation or whole chain."""
 
@@ -140,8 +145,9 @@ class Run:
 
 
 RUN_FILES = frozenset((
-    "recipe.yaml", "env.json", "metrics.jsonl", "checkpoints", "student.safetensors", "student.json", "artifacts",
-    "results", "report.html", "MODEL_CARD.md", "DONE", "train", "distill", ".DS_Store",
+    "recipe.yaml", "env.json", "metrics.jsonl", "metrics.csv", "tensorboard", "views.png", "checkpoints",
+    "student.safetensors", "student.json", "artifacts", "results", "report.html", "MODEL_CARD.md", "DONE", "train",
+    "distill", ".DS_Store",
 ))  # fmt: skip
 
 

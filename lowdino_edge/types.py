@@ -86,10 +86,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class At:
-    """Which images a batch holds: rows of the training pixels, (B,), and the epoch, from 0."""
+    """Which images a batch holds: rows of the training pixels, (B,), the epoch, from 0, and, where the step's batch is
+    divided among processes or passes, how large the whole is and which rows of it these are."""
 
     index_B: Int64
     epoch: int
+    whole: int | None = None
+    part: slice | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from lowdino_edge import console
+from lowdino_edge import console, parallel
 from lowdino_edge.config import KnnConfig, Recipe, dump_recipe, load_recipe
 from lowdino_edge.errors import UserError
 from lowdino_edge.run import Run, aside, is_run, write_text
@@ -41,13 +44,12 @@ class Workspace:
         if split not in self._images:
             cfg = self.recipe.data
             limit = cfg.train_limit if split == "train" else cfg.test_limit
-            self._images[split] = open_set(cfg.source, split, seed=DATA_SEED, limit=limit, download=cfg.download)
+            with parallel.one_of_a_node_first():  # it may be a download
+                self._images[split] = open_set(cfg.source, split, seed=DATA_SEED, limit=limit, download=cfg.download)
         return self._images[split]
 
     def pixels(self, split: Split, preprocess: Preprocess, limit: int | None = None) -> Pixels:
         """The split as the network takes it, decoded once; `limit` takes a seeded sample."""
-        from lowdino_edge.data.pixels import load_pixels
-
         images = self.images(split)
         if limit is not None and limit >= len(images):
             limit = None
@@ -55,7 +57,7 @@ class Workspace:
         if key not in self._pixels:
             if limit is not None:
                 images = images.subset(seeded_sample(len(images), limit, self.recipe.seed))
-            self._pixels[key] = load_pixels(images, preprocess, workers=self.recipe.data.workers)
+            self._pixels[key] = _decoded(images, preprocess, self.recipe.data.workers)
         return self._pixels[key]
 
     def train_pixels(self, preprocess: Preprocess) -> Pixels:
@@ -93,7 +95,8 @@ class Workspace:
 
     def new_student(self, weights: Path | None = None) -> Student:
         """The recipe's student: from `weights`, else from the recipe's own, else random by the recipe's seed."""
-        from lowdino_edge.models.backbone import build_student, load_student
+        from lowdino_edge.models.backbone import build_student
+        from lowdino_edge.models.student_file import load_student
 
         cfg = self.recipe.student
         source = weights or (Path(cfg.weights) if cfg.weights else None)
@@ -146,13 +149,12 @@ class Workspace:
         cfg = KnnConfig()
 
         def measure(student: Student) -> dict[str, float]:
-            from lowdino_edge.evals.embed import embed
             from lowdino_edge.evals.knn import evaluate
             from lowdino_edge.runtimes.eager import EagerEncoder
 
             encoder = EagerEncoder(student, name="student", device=self.device)
-            bank = embed(encoder, self.bank(preprocess, limit))
-            query = embed(encoder, self.queries(preprocess, MONITOR_QUERIES))
+            bank = _embed_shared(encoder, self.bank(preprocess, limit))
+            query = _embed_shared(encoder, self.queries(preprocess, MONITOR_QUERIES))
             return {"knn_top1": float(evaluate(bank, query, cfg, preprocess.image_size)["top1"])}
 
         return measure
@@ -168,33 +170,59 @@ class Workspace:
             )
 
 
+def _decoded(images: ImageSet, preprocess: Preprocess, workers: int) -> Pixels:
+    """Decoded once; of several processes on a node the first decodes and the others map what it wrote."""
+    from lowdino_edge.data.pixels import load_pixels, map_pixels
+
+    if parallel.size() == 1:
+        return load_pixels(images, preprocess, workers=workers)
+    name = f"lowdino-pixels-{parallel.share(uuid.uuid4().hex)}-{os.environ.get('GROUP_RANK', '0')}"
+    folder = Path(tempfile.gettempdir()) / name
+    own = None
+    with parallel.one_of_a_node_first():
+        if parallel.local_rank() == 0:
+            own = load_pixels(images, preprocess, workers=workers, folder=folder)
+    made = own or map_pixels(images, preprocess, folder)
+    parallel.barrier()
+    if own is not None and os.name == "posix":  # mapped by everyone: gone even if all of them are killed
+        shutil.rmtree(folder, ignore_errors=True)
+    return made
+
+
+def _embed_shared(encoder: Encoder, pixels: Pixels) -> Embeddings:
+    """`evals.embed`, each process embedding its share."""
+    from lowdino_edge.data.pixels import Pixels
+    from lowdino_edge.evals.embed import embed
+
+    if parallel.size() == 1 or len(pixels) < parallel.size():
+        return embed(encoder, pixels)
+    rows = np.array_split(np.arange(len(pixels)), parallel.size())[parallel.rank()]
+    a, b = int(rows[0]), int(rows[-1]) + 1
+    u8_NCHW, ids, labels = pixels.u8_NCHW[a:b], pixels.ids[a:b], pixels.labels[a:b]
+    found = embed(encoder, Pixels(u8_NCHW, ids, labels, pixels.classes, pixels.fingerprint))
+    z_ND = np.concatenate(parallel.collect(found.embeddings))
+    return Embeddings(z_ND, np.asarray(pixels.labels, np.int64), list(pixels.ids), list(pixels.classes))
+
+
 @contextmanager
 def open_run(recipe: Recipe, out: Path, *, resume: bool, overwrite: bool) -> Iterator[Run | None]:
     """A run directory for one stage. Yields None when it is done already and only to be resumed.
 
     A stage that fails before its first checkpoint leaves no directory behind, if it was this stage that made it; the
-    run that it was to overwrite is put back. With `resume` there is nothing to overwrite.
+    run that it was to overwrite is put back. With `resume` there is nothing to overwrite. Of several processes only the
+    leader touches it.
     """
     overwrite = overwrite and not resume
     held = out.is_dir() and any(p.suffix != ".tmp" for p in out.iterdir())
     fresh = overwrite or not held
-    if resume and held and not is_run(out):
-        raise UserError(f"'{out}' is no lowdino run, so it cannot be resumed", "name the run's directory with --out")
-    run = Run.create(out, resume=resume, overwrite=overwrite)
-    text = dump_recipe(recipe)
-    if resume and run.recipe.is_file() and load_recipe(run.recipe) != recipe:
-        raise UserError(
-            f"the settings differ from those '{out}' was started with: {_first_difference(run.recipe, text)}",
-            "resume with the same settings (its recipe.yaml), or use another --out",
-        )
-    if resume and run.done.is_file():
-        console.say(f"'{out}' is done already")
-        yield None
+    opened = parallel.leader_first(lambda: _open(recipe, out, held=held, resume=resume, overwrite=overwrite))
+    if not opened or not parallel.leads():
+        yield Run(out) if opened else None
         return
     earlier = aside(out) if overwrite and held else None
     try:
-        write_text(run.recipe, text)
-        yield run
+        write_text(out / "recipe.yaml", dump_recipe(recipe))
+        yield Run(out)
     except BaseException:
         # a chain's stages keep their checkpoints below it
         if fresh and not any(out.rglob("checkpoints/*/meta.json")) and not any(out.rglob("student.safetensors")):
@@ -207,6 +235,23 @@ def open_run(recipe: Recipe, out: Path, *, resume: bool, overwrite: bool) -> Ite
             shutil.rmtree(earlier, ignore_errors=True)
 
 
+def _open(recipe: Recipe, out: Path, *, held: bool, resume: bool, overwrite: bool) -> bool:
+    """Makes the directory; whether there is anything to do."""
+    if resume and held and not is_run(out):
+        raise UserError(f"'{out}' is no lowdino run, so it cannot be resumed", "name the run's directory with --out")
+    run = Run.create(out, resume=resume, overwrite=overwrite)
+    if resume and run.recipe.is_file() and load_recipe(run.recipe) != recipe:
+        difference = _first_difference(run.recipe, dump_recipe(recipe))
+        raise UserError(
+            f"the settings differ from those '{out}' was started with: {difference}",
+            "resume with the same settings (its recipe.yaml), or use another --out",
+        )
+    if resume and run.done.is_file():
+        console.say(f"'{out}' is done already")
+        return False
+    return True
+
+
 def _first_difference(saved: Path, text: str) -> str:
     old, new = saved.read_text(encoding="utf-8").splitlines(), text.splitlines()
     pair = next(((a, b) for a, b in zip(old, new, strict=False) if a != b), ("", ""))
@@ -214,18 +259,30 @@ def _first_difference(saved: Path, text: str) -> str:
 
 
 def pick_device(name: str) -> str:
-    """`auto` takes CUDA, then MPS, then the CPU."""
+    """`auto` takes CUDA, then MPS, then the CPU. Of several processes on a node each takes a GPU of its own."""
     import torch
 
     has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return next(d for d in ("cuda", "mps", "cpu") if has[d])
+        name = next(d for d in ("cuda", "mps", "cpu") if has[d])
+    if parallel.started() and name != "cpu":
+        name = _own_gpu(name, torch.cuda.device_count())
     kind = name.split(":")[0]
     if kind not in has:
         raise UserError(f"unknown device '{name}'", "choose auto, cpu, cuda or mps")
     if not has[kind]:
         raise UserError(f"device '{name}' is not available here", "use --device auto")
     return name
+
+
+def _own_gpu(name: str, gpus: int) -> str:
+    """Of several processes on a node each takes a GPU of its own."""
+    own = parallel.local_rank()
+    if name != "cuda":
+        raise UserError(f"several processes cannot share device '{name}'", "use --device cuda, or cpu")
+    if own >= gpus:
+        raise UserError(f"process {own + 1} of this node finds {gpus} GPUs", f"use --nproc-per-node {max(1, gpus)}")
+    return f"cuda:{own}"
 
 
 def seeded_sample(n: int, k: int, seed: int) -> np.ndarray:

@@ -120,11 +120,15 @@ def _classes(folder: Path) -> dict[str, list[str]]:
 def _listing(root: Path, folder: Path, found: dict[str, list[str]], classes: Sequence[str]) -> tuple[list[str], Int64]:
     """Ids in ascending order, and their labels."""
     above = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
-    rows = [(above + name, classes.index(c)) for c, names in found.items() for name in names]
-    if not found:
-        rows = [(above + name, -1) for name in _images(folder)]
-    rows.sort()
-    return [name for name, _ in rows], np.array([label for _, label in rows], dtype=np.int64)
+    number = {c: i for i, c in enumerate(classes)}
+    if found:
+        label_M = np.repeat([number[c] for c in found], [len(names) for names in found.values()]).astype(np.int64)
+        names = [above + name for some in found.values() for name in some]
+    else:
+        names = [above + name for name in _images(folder)]
+        label_M = np.full(len(names), -1)
+    order = sorted(range(len(names)), key=names.__getitem__)
+    return [names[i] for i in order], label_M[order]
 
 
 def _part(labels: Int64, split: Split, seed: int) -> Int64:
@@ -143,16 +147,15 @@ def fingerprint(root: Path, ids: Sequence[str]) -> str:
 
     Times of files do not count, so a copy of the folder has the same fingerprint.
     """
-    files = [root / name for name in ids]
-    sizes = [_size(file) for file in files]
-    whole = sum(sizes) <= _HASH_WHOLE
+    size_N = np.fromiter((_size(root / name) for name in ids), np.int64, len(ids))  # no list of a million paths
+    whole = int(size_N.sum()) <= _HASH_WHOLE
 
     def contents(start: int) -> list[str]:
         parts = []
         span = slice(start, start + _SPAN)
-        for name, file, size in zip(ids[span], files[span], sizes[span], strict=True):
+        for name, size in zip(ids[span], size_N[span].tolist(), strict=True):
             at, n = (0, -1) if whole else (max(0, (size - _HASH_PIECE) // 2), _HASH_PIECE)
-            parts += [name, str(size), _content(file, at, n)]
+            parts += [name, str(size), _content(root / name, at, n)]
         return parts
 
     with ThreadPoolExecutor(4) as pool:

@@ -26,6 +26,7 @@ RAM_LIMIT = 2**30  # bytes; larger sets are memory-mapped from a temporary file
 _SPAN = 64  # images a decoding task
 _TOLD = 10  # broken images that are named
 _STRIP = 16  # longer side over the shorter
+_BYTES, _KEPT = "pixels.u8", "kept.npy"
 _ALLOWED = 0.01  # share of broken images
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -60,17 +61,25 @@ class Pixels:
     def nbytes(self) -> int:
         return self.u8_NCHW.nbytes
 
+    @property
+    def on_disk(self) -> int:
+        """Bytes of the temporary file, 0 where all are in memory."""
+        return self.nbytes if isinstance(self.u8_NCHW, np.memmap) else 0
 
-def load_pixels(images: ImageSet, preprocess: Preprocess, *, workers: int = 2) -> Pixels:
+
+def load_pixels(images: ImageSet, preprocess: Preprocess, *, workers: int = 2, folder: Path | None = None) -> Pixels:
     """Decodes every image once, with `workers` threads.
 
     Broken images are dropped with a warning that names them. Memory: N * 3 * S * S bytes, on disk above 1 GiB.
+
+    Args:
+        folder: made here, for a file that other processes map too (see `map_pixels`); deleted as a temporary one is.
 
     Raises:
         UserError: more than 1 % of the images are broken, fewer than two are left, or the disk cannot hold them.
     """
     n, side = len(images), preprocess.image_size
-    folder, u8_NCHW = _room(n, side)
+    shared, (folder, u8_NCHW) = folder is not None, _room(n, side, folder)
     try:
         broken = _fill(u8_NCHW, images, preprocess, max(1, workers))
         _judge(broken, images)
@@ -84,16 +93,32 @@ def load_pixels(images: ImageSet, preprocess: Preprocess, *, workers: int = 2) -
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
         raise
+    if shared and folder is not None:
+        np.save(folder / _KEPT, np.array(kept, np.int64))
+    return _pixels(u8_NCHW, images, kept, folder)
+
+
+def map_pixels(images: ImageSet, preprocess: Preprocess, folder: Path) -> Pixels:
+    """What `load_pixels` of another process put into `folder`; the bytes are in memory once."""
+    kept = np.load(folder / _KEPT, allow_pickle=False).tolist()
+    shape = (len(images), 3, preprocess.image_size, preprocess.image_size)
+    return _pixels(np.memmap(folder / _BYTES, np.uint8, "r", shape=shape)[: len(kept)], images, kept, None)
+
+
+def _pixels(u8_NCHW: UInt8, images: ImageSet, kept: list[int], folder: Path | None) -> Pixels:
     ids, labels = [images.ids[i] for i in kept], images.labels[kept]
     return Pixels(u8_NCHW, ids, labels, images.classes, images.fingerprint, folder)
 
 
-def _room(n: int, side: int) -> tuple[Path | None, UInt8]:
-    """An empty array, and the folder of the file behind it where it is too large for the memory."""
+def _room(n: int, side: int, folder: Path | None) -> tuple[Path | None, UInt8]:
+    """An empty array, and the folder of the file behind it where it is shared or too large for the memory."""
     shape = (n, 3, side, side)
-    if math.prod(shape) <= RAM_LIMIT:
+    if folder is None and math.prod(shape) <= RAM_LIMIT:
         return None, np.empty(shape, np.uint8)
-    folder = Path(tempfile.mkdtemp(prefix="lowdino-pixels-"))
+    if folder is None:
+        folder = Path(tempfile.mkdtemp(prefix="lowdino-pixels-"))
+    else:
+        folder.mkdir()
     free = shutil.disk_usage(folder).free
     if math.prod(shape) > free:
         folder.rmdir()
@@ -102,7 +127,7 @@ def _room(n: int, side: int) -> tuple[Path | None, UInt8]:
             f"'{folder.parent}' has {free / 1e9:.1f} GB free",
             "set TMPDIR to a larger disk, or take fewer images (data.train_limit)",
         )
-    return folder, np.memmap(folder / "pixels.u8", np.uint8, "w+", shape=shape)
+    return folder, np.memmap(folder / _BYTES, np.uint8, "w+", shape=shape)
 
 
 def _fill(u8_NCHW: UInt8, images: ImageSet, preprocess: Preprocess, workers: int) -> dict[int, BrokenImage]:

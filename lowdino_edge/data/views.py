@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from lowdino_edge.settings import ViewConfig, ViewsConfig
 from lowdino_edge.types import At
 
 Params = dict[str, Tensor]
+P = TypeVar("P")
 # `Views.sample`'s keys in the order of a row of `pack`.
 PARAMS = (
     "width", "height", "x", "y", "hflip", "vflip", "brightness", "contrast", "saturation", "hue", "grey", "sigma",
@@ -29,6 +30,7 @@ PARAMS = (
 _FLAGS = ("hflip", "vflip", "grey", "solarise")
 _TRIES = 10  # of a crop that fits into the image, as torchvision's RandomResizedCrop
 _LUMA = (0.2989, 0.587, 0.114)
+_AT_ONCE = {"cpu": 2**19, "other": 2**25}  # numbers of the views made at once: quick, and not too much memory
 
 
 class ViewPlan(Protocol):
@@ -51,7 +53,15 @@ class Views:
         self.size = cfg.size or image_size
 
     def __call__(self, u8_BCHW: Tensor, generator: torch.Generator, at: At | None = None) -> list[Tensor]:
-        return [self.apply(u8_BCHW, self.sample(len(u8_BCHW), generator)) for _ in range(self.count)]
+        drawn = [self.sample((at and at.whole) or len(u8_BCHW), generator) for _ in range(self.count)]
+        if at is not None and at.part is not None:
+            drawn = [{key: values[at.part] for key, values in params.items()} for params in drawn]
+        most = _AT_ONCE.get(u8_BCHW.device.type, _AT_ONCE["other"])
+        n = max(1, most // max(1, len(u8_BCHW) * 3 * self.size**2))
+        views: list[Tensor] = []
+        for some in (drawn[i : i + n] for i in range(0, len(drawn), n)):
+            views += self.apply(u8_BCHW, {key: torch.cat([p[key] for p in some]) for key in some[0]}).chunk(len(some))
+        return views
 
     def sample(self, batch: int, generator: torch.Generator) -> Params:
         """Draws everything that is random: CPU tensors (B,), independent of the images' size.
@@ -82,7 +92,10 @@ class Views:
         }  # fmt: skip
 
     def apply(self, u8_BCHW: Tensor, params: Params) -> Tensor:
-        """The views that `params` describe: uint8 (B, 3, H, W) -> float32 (B, 3, s, s) in [0, 1]. Nothing random."""
+        """The views that `params` describe: uint8 (B, 3, H, W) -> float32 (B, 3, s, s) in [0, 1]. Nothing random.
+
+        Parameters of n B rows describe n views of each image: the first of all, then the second of all.
+        """
         blurred = (params["sigma"] > 0).nonzero().flatten()  # before it is moved: a GPU need not be waited for
         p = {k: v.to(u8_BCHW.device, non_blocking=True) for k, v in params.items()}
         x_BCss = self._geometry(u8_BCHW.float() / 255, p, blurred.to(u8_BCHW.device, non_blocking=True))
@@ -95,7 +108,7 @@ class Views:
         return x_BCss
 
     def _geometry(self, x_BCHW: Tensor, p: Params, blurred: Tensor) -> Tensor:
-        height, width = x_BCHW.shape[2:]
+        batch, _, height, width = x_BCHW.shape
         wy_BsH = _resize_matrix(p["height"], p["y"], height, self.size)
         wx_BsW = _resize_matrix(p["width"], p["x"], width, self.size)
         if self.cfg.vflip > 0:
@@ -106,9 +119,11 @@ class Views:
             blur_Nss = _blur_matrix(p["sigma"][blurred], self.size)
             wy_BsH[blurred], wx_BsW[blurred] = blur_Nss @ wy_BsH[blurred], blur_Nss @ wx_BsW[blurred]
         # columns first; a matrix product for each sample, the channels stacked as rows
-        x_BRs = x_BCHW.flatten(1, 2) @ wx_BsW.mT
-        x_BCHs = x_BRs.unflatten(1, (3, height))
-        return (wy_BsH[:, None] @ x_BCHs).clamp_(0, 1)
+        n = len(wx_BsW) // batch
+        wx_BTW = wx_BsW.unflatten(0, (n, batch)).transpose(0, 1).flatten(1, 2)  # T = n s: all views of an image
+        x_BCHns = (x_BCHW.flatten(1, 2) @ wx_BTW.mT).view(batch, 3, height, n, self.size)
+        x_VCHs = x_BCHns.permute(3, 0, 1, 2, 4).flatten(0, 1)
+        return (wy_BsH[:, None] @ x_VCHs).clamp_(0, 1)
 
 
 def pack(params: Params) -> Tensor:
@@ -128,7 +143,18 @@ class MultiCrop:
         self.kinds: Sequence[Views] = [Views(cfg.global_, image_size), Views(cfg.local, image_size)]
 
     def __call__(self, u8_BCHW: Tensor, generator: torch.Generator, at: At | None = None) -> list[Tensor]:
-        return [view for kind in self.kinds for view in kind(u8_BCHW, generator)]
+        return [view for kind in self.kinds for view in kind(u8_BCHW, generator, at)]
+
+
+class Phases(Generic[P]):
+    """One plan for the epochs before `epoch`, another one from then on."""
+
+    def __init__(self, first: P, then: P, epoch: float) -> None:
+        self.first, self.then, self.epoch = first, then, epoch
+
+    def __call__(self, u8_BCHW: Tensor, generator: torch.Generator, at: At | None = None) -> list[Tensor]:
+        plan: Any = self.then if at is not None and at.epoch >= self.epoch else self.first
+        return list(plan(u8_BCHW, generator, at))
 
 
 def _sample_crop(cfg: ViewConfig, batch: int, generator: torch.Generator) -> Params:
@@ -203,5 +229,6 @@ def _shift_hue(x_BCHW: Tensor, turns_B111: Tensor) -> Tensor:
     scale = 1 / chroma.clamp(min=1e-8)  # grey has no hue: chroma 0 makes any of them harmless
     sixths = torch.where(value == r, (g - b) * scale, torch.where(value == g, (b - r) * scale + 2, (r - g) * scale + 4))
     offsets = torch.tensor([5.0, 3.0, 1.0], device=x_BCHW.device).view(1, 3, 1, 1)
-    k = torch.remainder(sixths + 6 * turns_B111 + offsets, 6)
+    k = (sixths + 6 * turns_B111 + offsets) / 6
+    k = (k - k.floor()) * 6  # remainder() is several times slower
     return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from lowdino_edge import parallel
 from lowdino_edge.data.pixels import epoch_order
 from lowdino_edge.errors import UserError
 from lowdino_edge.methods.base import Batch, ViewPlan
@@ -19,11 +20,17 @@ if TYPE_CHECKING:
 class Feed:
     """Shuffles anew every epoch and drops the last, smaller batch. Labels are never read.
 
+    A step's images and their views are the same whatever number of processes shares them, in whatever number of passes.
+
+    Args:
+        batch_size: images of a step, over all processes.
+        passes: in which they are taken, one after the other.
+
     Raises:
-        UserError: `batch_size` is larger than the data.
+        UserError: `batch_size` is larger than the data, or cannot be divided.
     """
 
-    def __init__(self, pixels: Pixels, batch_size: int, seed: int, device: str) -> None:
+    def __init__(self, pixels: Pixels, batch_size: int, seed: int, device: str, passes: int = 1) -> None:
         n = len(pixels)
         if batch_size > n:
             raise UserError(
@@ -32,19 +39,28 @@ class Feed:
         self.u8_NCHW, self.n, self.batch_size, self.seed = pixels.u8_NCHW, n, batch_size, seed
         self.device = torch.device(device)
         self.steps_per_epoch = n // batch_size
+        self.parts = parallel.parts_of(batch_size, passes)
         self._epoch, self._order_N = -1, np.empty(0, np.int64)
 
     def rows(self, step: int) -> Int64:
+        """Of the whole batch."""
         epoch, i = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._epoch, self._order_N = epoch, epoch_order(self.n, self.seed, epoch)
         return self._order_N[i * self.batch_size : (i + 1) * self.batch_size]
 
-    def batch(self, step: int, plan: ViewPlan) -> Batch:
-        """The views of this step. Seeds torch's global generator too: dropout then follows (seed, step) as well."""
-        rows_B = self.rows(step)
-        seed = int(np.random.SeedSequence([self.seed, step]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-        torch.manual_seed(seed)
+    def batch(self, step: int, plan: ViewPlan, k: int = 0) -> Batch:
+        """The views of this process in pass `k`. Seeds torch's global generator too: dropout then follows (seed, step)
+        as well."""
+        part = self.parts[k]
+        rows_B = self.rows(step)[part]
+        seed = _seed(self.seed, step)
+        torch.manual_seed(seed if part.start == 0 else _seed(self.seed, step, part.start))
         u8_BCHW = torch.from_numpy(self.u8_NCHW[rows_B]).to(self.device, non_blocking=True)
-        at = At(rows_B, step // self.steps_per_epoch)
-        return Batch(plan(u8_BCHW, torch.Generator().manual_seed(seed), at), torch.from_numpy(rows_B.copy()))
+        at = At(rows_B, step // self.steps_per_epoch, self.batch_size, part)
+        views = plan(u8_BCHW, torch.Generator().manual_seed(seed), at)
+        return Batch(views, torch.from_numpy(rows_B.copy()), self.batch_size, part, _seed(self.seed, step, 1))
+
+
+def _seed(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
