@@ -17,12 +17,16 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_v
 
 from lowdino_edge.errors import UserError, nearest
 from lowdino_edge.settings import (
+    ByolConfig,
     DinoConfig,
+    DinoV2Config,
+    LocalAggregationConfig,
     LoopConfig,
     OptimConfig,
     Positive,
     SimclrConfig,
     Strict,
+    SupervisedConfig,
     ViewConfig,
     ViewsConfig,
     defaults_of,
@@ -54,7 +58,11 @@ class TrainConfig(LoopConfig):
     method: str = "dino"
     views: ViewsConfig = Field(default_factory=ViewsConfig)
     dino: DinoConfig = DinoConfig()
+    dinov2: DinoV2Config = DinoV2Config()
+    byol: ByolConfig = ByolConfig()
     simclr: SimclrConfig = SimclrConfig()
+    local_aggregation: LocalAggregationConfig = LocalAggregationConfig()
+    supervised: SupervisedConfig = SupervisedConfig()
 
 
 # colours as they are: the teacher saw them so (docs/losses.md)

@@ -105,6 +105,39 @@ class SimclrConfig(Strict):
     temperature: Positive = 0.2
 
 
+class ByolConfig(Strict):
+    hidden_dim: Annotated[int, Field(ge=8)] = 512
+    out_dim: Annotated[int, Field(ge=8)] = 128
+    momentum: Annotated[float, Field(ge=0, le=1)] = 0.99  # of the target; rises to 1 on a cosine
+
+
+class DinoV2Config(Strict):
+    """What DINOv2 adds to `dino`, whose heads, temperatures and momentum it shares; centring is Sinkhorn-Knopp's."""
+
+    patch_weight: Annotated[float, Field(ge=0)] = 1.0  # of iBOT's loss
+    koleo_weight: Annotated[float, Field(ge=0)] = 0.1
+    mask_probability: Annotated[float, Field(gt=0, le=1)] = 0.5  # images with hidden cells
+    mask_share: Fractions = (0.1, 0.5)  # cells that are hidden in these
+    high_res_epochs: Annotated[int, Field(ge=0)] = 0  # the last of all, with larger global views
+    high_res_size: Annotated[int, Field(ge=8, le=1024)] | None = None  # pixels; None: the student's image size
+
+
+class LocalAggregationConfig(Strict):
+    hidden_dim: Annotated[int, Field(ge=8)] = 512
+    out_dim: Annotated[int, Field(ge=8)] = 128
+    temperature: Positive = 0.07
+    background: Annotated[int, Field(ge=2)] = 4096  # nearest neighbours in the bank
+    clusterings: Annotated[int, Field(ge=1)] = 3
+    clusters: Annotated[int, Field(ge=2)] = 30000  # of each; fewer where a cluster would have under rows_a_cluster
+    rows_a_cluster: Annotated[int, Field(ge=1)] = 10
+    bank_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    warmup_epochs: Annotated[float, Field(ge=0)] = 10
+
+
+class SupervisedConfig(Strict):
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
 class LoopConfig(Strict):
     """What train and distill share."""
 
@@ -115,3 +148,7 @@ class LoopConfig(Strict):
     knn_every: Annotated[float, Field(ge=0)] = 10  # epochs; 0: only at the end
     knn_limit: Annotated[int, Field(ge=1)] | None = 10000  # images of the bank used during training
     checkpoint_every: Annotated[int, Field(ge=1)] = 500  # steps
+    accumulate: Annotated[int, Field(ge=1)] = 1  # passes that a batch is taken in, for memory; BatchNorm sees a pass
+    compile: bool = False  # torch.compile of the student
+    on_collapse: Literal["warn", "stop"] = "warn"
+    logs: list[Literal["csv", "tensorboard"]] = ["csv"]  # beside metrics.jsonl

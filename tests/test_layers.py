@@ -15,14 +15,14 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lowdino_edge"
 GROUND = {"errors", "types", "config", "settings", "console", "quiet", "memory"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(), "types": set(), "config": set(), "settings": set(), "console": set(), "quiet": set(),
-    "memory": set(),
-    "run": set(), "scratch": set(), "artifact": {"run"}, "losses": set(), "quant": set(),
+    "memory": set(), "parallel": set(),
+    "run": set(), "scratch": set(), "artifact": {"run"}, "losses": {"parallel"}, "quant": {"parallel"},
     "models": {"run"}, "data": {"run"}, "runtimes": {"artifact"},
-    "methods": {"losses", "models", "data", "quant.qat"},
+    "methods": {"losses", "models", "data", "quant.qat", "parallel"},
     "distill": {"models", "data", "run"},
     "export": {"quant"},
     "evals": set(),
-    "train": {"methods.base", "run", "data.pixels", "models.backbone"},
+    "train": {"parallel", "methods.base", "run", "data.pixels", "models.backbone", "models.student_file"},
     "serve": {"artifact", "run"},
     "bench": {"runtimes", "evals", "run", "artifact", "serve"},
     "prove": {"artifact", "export", "runtimes", "evals", "run", "models", "quant", "card", "scratch"},

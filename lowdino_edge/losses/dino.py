@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lowdino_edge import parallel
+
 SINKHORN_ROUNDS = 3
 
 
@@ -91,16 +93,19 @@ class DinoLoss(nn.Module):
         """C = m C + (1 - m) mean of the teacher's logits; call it after the loss. Only "ema" centring does it."""
         if self.centering == "ema":
             mean_1K = torch.cat(list(teacher_logits)).float().mean(0, keepdim=True)
-            self.center_1K.lerp_(mean_1K, 1 - self.center_momentum)
+            self.center_1K.lerp_(parallel.mean(mean_1K), 1 - self.center_momentum)
 
 
 def sinkhorn(l_NK: Tensor, rounds: int = SINKHORN_ROUNDS) -> Tensor:
     """Log of an assignment of N rows to K columns, near exp(l), that uses all columns alike; every row sums to 1.
 
-    In log space, so that no temperature under- or overflows.
+    In log space, so that no temperature under- or overflows. The rows of all processes are balanced together.
     """
-    n, k = l_NK.shape
+    n = int(parallel.total(torch.tensor(float(len(l_NK)))))
+    if n == 0:
+        return l_NK
     for _ in range(rounds):
-        l_NK = l_NK - l_NK.logsumexp(0, keepdim=True) + math.log(n / k)
+        column_1K = parallel.gather(l_NK.logsumexp(0, keepdim=True)).logsumexp(0, keepdim=True)
+        l_NK = l_NK - column_1K + math.log(n / l_NK.shape[1])
         l_NK = l_NK - l_NK.logsumexp(1, keepdim=True)
     return l_NK

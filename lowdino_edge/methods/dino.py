@@ -17,7 +17,7 @@ from lowdino_edge.config import TrainConfig
 from lowdino_edge.data.views import MultiCrop, ViewPlan
 from lowdino_edge.errors import UserError
 from lowdino_edge.losses.dino import DinoLoss
-from lowdino_edge.methods.base import Batch, Method, check_view_size, cosine, embed_views, embedding_std
+from lowdino_edge.methods.base import Batch, Method, check_view_size, cosine, embed_views
 from lowdino_edge.models.backbone import Student, seeded
 from lowdino_edge.models.ema import Ema
 from lowdino_edge.models.heads import DinoHead
@@ -36,6 +36,8 @@ class Dino(Method):
         UserError: fewer than two global views; views of a size that the backbone cannot take.
     """
 
+    id = "dino"
+
     def __init__(self, student: Student, cfg: TrainConfig, *, seed: int = 0) -> None:
         super().__init__()
         self.cfg = cfg.dino
@@ -53,12 +55,13 @@ class Dino(Method):
         k, c = self.cfg.head.prototypes, self.cfg
         self.loss = DinoLoss(k, c.student_temp, c.centering, c.center_momentum)
         self.entropy_ceiling = math.log(k)
+        self._teacher_means: list[Tensor] = []  # of each pass of the step
 
     def views(self) -> ViewPlan:
         return self.plan
 
     def step(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Logs teacher_entropy h and kl (nats; loss = h + kl), the teacher's spread, momentum and temperature."""
+        """Logs teacher_entropy h and kl (nats; loss = h + kl), the teacher's momentum and temperature."""
         frozen = progress.epoch < self.cfg.freeze_last_layer_epochs
         for p in self.head.last_layer():
             p.requires_grad_(not frozen)
@@ -68,17 +71,20 @@ class Dino(Method):
         student_logits = self.head(embed_views(self.student, batch.views)).chunk(len(batch.views))
         temp = self.teacher_temp(progress)
         terms = self.loss(student_logits, teacher_logits, temp)
-        self.loss.update_center(teacher_logits)
+        self._teacher_means.append(torch.cat(teacher_logits).float().mean(0, keepdim=True))
         return {
             "loss": terms.loss,
             "teacher_entropy": terms.entropy,
             "kl": terms.kl,
-            "embedding_std": embedding_std(t_GBD.chunk(self.n_global)[0]),
+            "embeddings": t_GBD.chunk(self.n_global)[0],
             "teacher_momentum": torch.tensor(self.momentum(progress), dtype=torch.float64),
             "teacher_temp": torch.tensor(temp, dtype=torch.float64),
         }
 
     def after_step(self, progress: Progress) -> None:
+        if self._teacher_means:
+            self.loss.update_center(self._teacher_means)
+            self._teacher_means.clear()
         self.teacher.update(self.student, self.momentum(progress))
         self.teacher_head.update(self.head, self.momentum(progress))
 

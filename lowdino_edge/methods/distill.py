@@ -10,7 +10,7 @@ Shapes: B batch, V views, R = V x B rows, N images, D teacher width, E student w
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowdino_edge import console
+from lowdino_edge import console, parallel
 from lowdino_edge.config import DistillConfig
 from lowdino_edge.data.views import Params, ViewPlan, Views
 from lowdino_edge.errors import UserError
-from lowdino_edge.methods.base import Batch, Method, check_view_size, embedding_std
+from lowdino_edge.methods.base import About, Batch, Method, check_view_size
 from lowdino_edge.methods.terms import TERMS, Seen, Space, Term
 from lowdino_edge.models.backbone import Student, linear_head, seeded
 from lowdino_edge.quant.qat import Rounding, hold_batch_norms
@@ -111,15 +111,16 @@ class Distill(Method):
         cfg: losses and their weights, temperatures, views.
         targets: of each teacher.
         ids: sample ids of the training pixels, in their order; `Batch.index_B` points into them.
-        labels: reads the labels of those pixels, (N,), below 0 where there is none; asked only where a loss that needs
-            labels is named.
-        classes: how many classes there are.
+        about: those pixels' labels, read only where a loss that needs them is named; None: there are none.
         seed: of prototypes, projectors and heads.
 
     Raises:
         UserError: an image without a target, a damaged shard, a loss without what it needs, no views, or views that the
             backbone cannot take.
     """
+
+    id = "distill"
+    frozen_teacher = True
 
     def __init__(
         self,
@@ -128,11 +129,11 @@ class Distill(Method):
         *,
         targets: Sequence[Targets],
         ids: Sequence[str],
-        labels: Callable[[], Int64] | None = None,
-        classes: int = 0,
+        about: About | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        about = about or About(len(ids))
         self.student, self.cfg = student, cfg
         self.rounding = _rounding(student) if cfg.qat != "none" else None
         views = Views(cfg.views, student.preprocess.image_size)
@@ -142,7 +143,7 @@ class Distill(Method):
         self.plan: ViewPlan = Recorded(views, targets[0], targets[0].locate(ids)) if targets[0].views else views
         self.recorded = targets[0].views
         own = [name == "train" and cfg.init == "train" for name in cfg.teachers]
-        lessons = [self._lesson(t, ids, labels, classes, seed, o) for t, o in zip(targets, own, strict=True)]
+        lessons = [self._lesson(t, ids, about, seed, o) for t, o in zip(targets, own, strict=True)]
         self.lessons = nn.ModuleList(lessons)
         self.shares = cfg.shares
         ceilings = [t.entropy_ceiling for lesson in lessons for t in lesson.terms.values() if isinstance(t, Term)]
@@ -150,9 +151,9 @@ class Distill(Method):
         self.classifier: nn.Linear | None = None
         if cfg.alpha < 1 or any(lesson.needs("labels") for lesson in lessons):
             with seeded(seed):
-                self.classifier = nn.Linear(student.embed_dim, classes)
+                self.classifier = nn.Linear(student.embed_dim, about.classes)
         if cfg.alpha < 1:
-            self.register_buffer("labels_N", torch.from_numpy(_labels(labels, classes, "distill.alpha below 1")))
+            self.register_buffer("labels_N", torch.from_numpy(_labels(about, "distill.alpha below 1")))
 
     def views(self) -> ViewPlan:
         return self.plan
@@ -166,7 +167,7 @@ class Distill(Method):
         return self.student.aligned(folded(lesson.projector))
 
     def step(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Logs each loss by its id, kl and teacher_entropy of the first that has them, and embedding_std."""
+        """Logs each loss by its id, kl and teacher_entropy of the first that has them."""
         self._round(progress)
         x_RCss = torch.cat(batch.views).contiguous(memory_format=torch.channels_last)
         lessons = [lesson for lesson in self.lessons if isinstance(lesson, Lesson)]
@@ -192,7 +193,7 @@ class Distill(Method):
             hard = self._hard(logits_RC, batch)
             loss = self.cfg.alpha * loss + (1 - self.cfg.alpha) * hard
             logged["hard"] = hard.detach()
-        return {"loss": loss, **logged, "embedding_std": embedding_std(z_RE)}
+        return {"loss": loss, **logged, "embeddings": z_RE}
 
     def _round(self, progress: Progress) -> None:
         """Rounding starts when `qat_epochs` are left, on a network whose BatchNorms then stand still."""
@@ -213,16 +214,14 @@ class Distill(Method):
         """Cross-entropy against the labels, images without one left out."""
         assert logits_RC is not None and isinstance(self.labels_N, Tensor)
         labels_R = self.labels_N[batch.index_B.to(self.labels_N.device)].repeat(len(batch.views))
-        return F.cross_entropy(logits_RC.float(), labels_R, ignore_index=-1, reduction="sum") / max(
-            1, int((labels_R >= 0).sum())
-        )
+        known = parallel.mean((labels_R >= 0).sum().float()).clamp(min=1)
+        return F.cross_entropy(logits_RC.float(), labels_R, ignore_index=-1, reduction="sum") / known
 
     def _lesson(
         self,
         targets: Targets,
         ids: Sequence[str],
-        labels: Callable[[], Int64] | None,
-        classes: int,
+        about: About,
         seed: int,
         own: bool,
     ) -> Lesson:
@@ -235,10 +234,12 @@ class Distill(Method):
         needing = next((id for id in losses if TERMS[id].labels), "")
 
         def read() -> Tensor:
-            return torch.from_numpy(_labels(labels, classes, f"loss '{needing}'")[chosen])
+            return torch.from_numpy(_labels(about, f"loss '{needing}'")[chosen])
 
-        channels = map_channels(self.student) if any(TERMS[id].map for id in losses) else 0
-        space = Space(sample_ND, read, classes, self.student.embed_dim, channels, targets.patches, self.cfg, seed)
+        channels = (
+            self.student.map_shape(self.student.preprocess.image_size)[0] if any(TERMS[id].map for id in losses) else 0
+        )
+        space = Space(sample_ND, read, about.classes, self.student.embed_dim, channels, targets.patches, self.cfg, seed)
         widths = self.student.head_to(space.width) if self.cfg.align else [space.width]
         if len(widths) > 1:
             console.say(
@@ -266,17 +267,6 @@ def recorded_views(epoch: int, count: int, recorded: int) -> list[int]:
     return [(epoch * count + j) % recorded for j in range(count)]
 
 
-def map_channels(student: Student) -> int:
-    """Channels of the last map before pooling."""
-    size = student.preprocess.image_size
-    training = student.training
-    student.eval()
-    with torch.no_grad():
-        map_1Mhw = student.feature_map(torch.zeros(1, 3, size, size, device=student.scale.device))
-    student.train(training)
-    return int(map_1Mhw.shape[1])
-
-
 def _rounding(student: Student) -> Rounding:
     branches = [name for name, m in student.named_modules() if hasattr(m, "reparameterize") or hasattr(m, "fuse")]
     if branches:
@@ -287,8 +277,8 @@ def _rounding(student: Student) -> Rounding:
     return Rounding(student)
 
 
-def _labels(labels: Callable[[], Int64] | None, classes: int, what: str) -> Int64:
-    found = None if labels is None or classes < 2 else labels()
+def _labels(about: About, what: str) -> Int64:
+    found = about.labels() if about.classes > 1 else None
     if found is None or not (found >= 0).any():
         raise UserError(f"{what} needs labels, and these images have none", "name another loss, or a folder a class")
     return found

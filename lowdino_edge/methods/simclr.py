@@ -1,17 +1,18 @@
 """SimCLR (Chen et al. 2020, arXiv 2002.05709): two global views of an image attract, those of other images repel.
 
-Suffixes: B batch, D embedding width.
+Suffixes: B batch, G rows of all processes, D embedding width, P width of the projection.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from lowdino_edge import parallel
 from lowdino_edge.config import TrainConfig
 from lowdino_edge.data.views import ViewPlan, Views
 from lowdino_edge.errors import UserError
 from lowdino_edge.losses.ntxent import nt_xent
-from lowdino_edge.methods.base import Batch, Method, check_view_size, embed_views, embedding_std
+from lowdino_edge.methods.base import Batch, Method, check_view_size, embed_views
 from lowdino_edge.models.backbone import Student, seeded
 from lowdino_edge.models.heads import ProjectionMLP
 from lowdino_edge.types import Progress
@@ -29,6 +30,8 @@ class SimCLR(Method):
         UserError: not exactly two global views; views of a size that the backbone cannot take.
     """
 
+    id = "simclr"
+
     def __init__(self, student: Student, cfg: TrainConfig, *, seed: int = 0) -> None:
         super().__init__()
         self.cfg = cfg.simclr
@@ -45,7 +48,7 @@ class SimCLR(Method):
         return self.plan
 
     def step(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Logs embedding_std of the first view."""
+        """The negatives of a row are those of all processes."""
         z_2BD = embed_views(self.student, batch.views)
-        a_BP, b_BP = self.projector(z_2BD).chunk(2)
-        return {"loss": nt_xent(a_BP, b_BP, self.cfg.temperature), "embedding_std": embedding_std(z_2BD.chunk(2)[0])}
+        a_GP, b_GP = (parallel.gather(y_BP) for y_BP in self.projector(z_2BD).chunk(2))
+        return {"loss": nt_xent(a_GP, b_GP, self.cfg.temperature), "embeddings": z_2BD.chunk(2)[0]}

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lowdino_edge import parallel
 from lowdino_edge.config import DistillConfig
 from lowdino_edge.errors import UserError
 from lowdino_edge.losses.distill import (
@@ -260,7 +261,7 @@ class Relational(Term):
     """Distances and angles between the images of a batch, without a projector."""
 
     def forward(self, seen: Seen) -> Tensor:
-        return relational(seen.z_RE, seen.target_RD)
+        return relational(parallel.gather(seen.z_RE), parallel.gather(seen.target_RD))
 
 
 TERMS: dict[str, type[Term]] = {

@@ -10,7 +10,6 @@ import difflib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -122,11 +121,30 @@ class Student(Normalised):
         z_BD = self.net.forward_head(y)  # type: ignore[operator]
         return z_BD if self.head is None else self.head(z_BD), self._map(y)
 
+    @torch.no_grad()
+    def map_shape(self, size: int) -> tuple[int, int]:
+        """Channels and side of the last map of an image of `size` pixels; nothing is changed by asking."""
+        with in_eval(self):
+            shape = self.feature_map(torch.zeros(1, 3, size, size, device=self.scale.device)).shape
+        return int(shape[1]), int(shape[-1])
+
     def _features(self, x_BCHW: Tensor) -> Tensor:
         return self.net.forward_features(self.normalise(x_BCHW))  # type: ignore[operator]
 
     def _map(self, y: Tensor) -> Tensor:
         return tokens_to_map(self.net, y) if y.ndim == 3 else y
+
+
+@contextmanager
+def in_eval(net: nn.Module) -> Iterator[None]:
+    """While open, `net` is in eval mode; afterwards each of its parts is as it was."""
+    modes = [(m, m.training) for m in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for m, training in modes:
+            m.training = training
 
 
 def tokens_to_map(net: nn.Module, y_BND: Tensor) -> Tensor:
@@ -296,89 +314,3 @@ def linear_head(embed_dim: int, widths: Sequence[int]) -> nn.Sequential:
 
 def head_widths(head: nn.Sequential) -> list[int]:
     return [layer.out_features for layer in head if isinstance(layer, nn.Linear)]
-
-
-def save_student(student: Student, path: Path, card: dict[str, Any]) -> None:
-    """Writes the weights to `path` (safetensors) and, last, their card beside them (the same name, .json).
-
-    The card holds id, params, embed_dim, licence, preprocess, sha256, and whatever `card` adds.
-    """
-    from safetensors.torch import save_file
-
-    from lowdino_edge.run import atomic_path, sha256, write_json
-
-    state = {k: v.detach().cpu().contiguous() for k, v in student.state_dict().items()}
-    spec = STUDENTS.get(student.id)
-    with atomic_path(path) as tmp:
-        save_file(state, tmp)
-        tmp.chmod(0o644)  # safetensors writes for the owner alone
-        digest = sha256(tmp)
-    write_json(
-        path.with_suffix(".json"),
-        {
-            "id": student.id,
-            "params": sum(p.numel() for p in student.parameters()),
-            "embed_dim": student.embed_dim,
-            "head": head_widths(student.head) if student.head is not None else None,
-            "licence": spec.licence if spec else "see timm",
-            "preprocess": student.preprocess.to_dict(),
-            "sha256": digest,
-            **card,
-        },
-    )
-
-
-def load_student(path: str | Path, image_size: int | None = None) -> Student:
-    """Reads what `save_student` wrote: a run directory or the .safetensors file. In eval mode.
-
-    Args:
-        image_size: another input size than the one it was trained at; position embeddings are interpolated.
-
-    Raises:
-        UserError: no such file, no card, weights that do not match the card's hash, a card of another network.
-    """
-    from lowdino_edge.run import read_json, sha256
-
-    path = Path(path)
-    file = path / "student.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        raise UserError(f"no student at '{file}'", "name a finished run directory, or a student.safetensors")
-    card_file = file.with_suffix(".json")
-    if not card_file.is_file():
-        raise UserError(f"'{file}' has no card '{card_file.name}' beside it", "copy both files of the run together")
-    card = read_json(card_file)
-    if not isinstance(card, dict) or not {"id", "sha256", "preprocess"} <= card.keys():
-        raise UserError(f"'{card_file}' is no student card", "copy the card of the same run")
-    if sha256(file) != card["sha256"]:
-        raise UserError(
-            f"'{file}' is not what its card {card_file.name} says (sha256 differs)",
-            "restore it from the run, or train again",
-        )
-    preprocess = Preprocess.from_dict(card["preprocess"])
-    student = build_student(card["id"], image_size or preprocess.image_size, seed=0)
-    if image_size in (None, preprocess.image_size):
-        student.preprocess = preprocess
-    if card.get("head"):
-        student = student.aligned(linear_head(student.embed_dim, card["head"]))
-    _fill(student, file)
-    return student.eval()
-
-
-def _fill(student: Student, file: Path) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-    from timm.layers import resample_abs_pos_embed
-
-    net: Any = student.net
-    try:
-        state = load_file(file)
-        pos = state.get("net.pos_embed")
-        if pos is not None and pos.shape != net.pos_embed.shape:
-            grid = list(net.patch_embed.grid_size)
-            state["net.pos_embed"] = resample_abs_pos_embed(pos, grid, num_prefix_tokens=net.num_prefix_tokens)
-        student.load_state_dict(state)
-    except (SafetensorError, RuntimeError) as e:
-        reason = str(e).splitlines()[0]
-        raise UserError(
-            f"'{file}' does not hold a {student.id}: {reason}", "restore it from the run, or train again"
-        ) from None

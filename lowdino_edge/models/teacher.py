@@ -21,12 +21,12 @@ from lowdino_edge.models.backbone import (
     IMAGENET_STD,
     Normalised,
     Student,
-    load_student,
     probe,
     seeded,
     timm_network,
     tokens_to_map,
 )
+from lowdino_edge.models.student_file import load_student
 from lowdino_edge.models.students import STUDENTS
 from lowdino_edge.models.teachers import TEACHERS, TeacherName, canonical, parse_teacher
 from lowdino_edge.models.weights import fill, find_weights, fingerprint, read_state, to_timm

@@ -13,7 +13,8 @@ from torch import nn
 from lowdino_edge.config import DistillConfig
 from lowdino_edge.errors import UserError
 from lowdino_edge.methods.distill import Lesson, folded
-from lowdino_edge.models.backbone import build_student, head_widths, linear_head, load_student, save_student
+from lowdino_edge.models.backbone import build_student, head_widths, linear_head
+from lowdino_edge.models.student_file import load_student, save_student
 
 __all__ = ["u8_NCHW"]  # a fixture
 

@@ -186,7 +186,8 @@ def test_what_is_trained_kept_and_deployed(tmp_path: Path) -> None:
     grouped = [p for group in method.trainable() for p in group["params"]]
     assert {id(p) for p in grouped} == {id(p) for p in method.parameters()} and len(grouped) == len(trained)
     out = method.step(batch(np.arange(16), pictures()[1]), PROGRESS)
-    assert {"loss", "kl", "teacher_entropy", "embedding_std"} == set(out)
+    assert out.pop("embeddings").shape == (16, method.student.embed_dim)
+    assert {"loss", "kl", "teacher_entropy"} == set(out)
     assert all(v.ndim == 0 and torch.isfinite(v) for v in out.values()) and not out["kl"].requires_grad
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lowdino_edge.config import DistillConfig
 from lowdino_edge.errors import UserError
-from lowdino_edge.methods.base import Batch
+from lowdino_edge.methods.base import About, Batch
 from lowdino_edge.methods.distill import Distill
 from lowdino_edge.methods.terms import TERMS, Seen, Space
 from lowdino_edge.models.backbone import build_student
@@ -63,7 +63,8 @@ def make(u8_NCHW: np.ndarray, losses: object, labels: object = None, teachers: i
     ids = [str(i) for i in range(N)]
     targets = [Answers(u8_NCHW, seed) for seed in range(teachers)]
     student = build_student("nano", SIZE, seed=0)
-    return Distill(student, cfg, targets=targets, ids=ids, labels=labels, classes=CLASSES, seed=0)  # type: ignore[arg-type]
+    about = About(N, CLASSES, labels) if labels else None  # type: ignore[arg-type]
+    return Distill(student, cfg, targets=targets, ids=ids, about=about, seed=0)
 
 
 def batch(u8_NCHW: np.ndarray, index: np.ndarray) -> Batch:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from lowdino_edge.errors import UserError
 from lowdino_edge.models import backbone
-from lowdino_edge.models.backbone import build_student, count_macs, load_student, save_student
+from lowdino_edge.models.backbone import build_student, count_macs
 from lowdino_edge.models.nano import NanoNet
+from lowdino_edge.models.student_file import load_student, save_student
 from lowdino_edge.models.students import PARAM_LIMIT, STUDENTS
 
 

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from lowdino_edge.errors import UserError
 from lowdino_edge.models import teacher as teacher_module
-from lowdino_edge.models.backbone import build_student, save_student, timm_network
+from lowdino_edge.models.backbone import build_student, timm_network
+from lowdino_edge.models.student_file import save_student
 from lowdino_edge.models.teacher import load_teacher
 from lowdino_edge.models.teachers import TEACHERS, canonical, parse_teacher, weights_dir, with_image_size
 from lowdino_edge.models.weights import fill, resize_positions, to_timm, unwrap
