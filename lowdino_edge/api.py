@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowdino_edge import console
+from lowdino_edge import console, parallel
 from lowdino_edge.config import DistillConfig, Recipe, TrainConfig
 from lowdino_edge.errors import UserError
 from lowdino_edge.evaluation import embed as embed
@@ -34,17 +34,22 @@ if TYPE_CHECKING:
 def train(
     recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = False, work: Workspace | None = None
 ) -> dict[str, Any]:
-    """Self-supervised pretraining of `recipe.student` by `recipe.train`. Writes a run directory."""
+    """Pretraining of `recipe.student` by `recipe.train`. Writes a run directory.
+
+    Started by torchrun, all processes train as one; the first alone writes, and the others return an empty result.
+    """
     from lowdino_edge.methods import build_method
 
     cfg = recipe.train or TrainConfig()
     work = work or Workspace(recipe)
-    with open_run(recipe, out, resume=resume, overwrite=overwrite) as run:
+    with parallel.opened(work.device), open_run(recipe, out, resume=resume, overwrite=overwrite) as run:
         if run is None:
-            return _summary(Run(out))
+            return _summary(Run(out)) if parallel.leads() else {}
+        parallel.parts_of(cfg.batch_size, cfg.accumulate)
         student = work.new_student()
-        method = build_method(cfg.method, student, cfg, seed=recipe.seed)
-        return _fit(run, "train", method, work.train_pixels(student.preprocess), cfg, recipe, work, resume)
+        pixels = work.train_pixels(student.preprocess)
+        method = build_method(cfg.method, student, cfg, seed=recipe.seed, about=_about(pixels))
+        return _fit(run, "train", method, pixels, cfg, recipe, work, resume)
 
 
 def distill(
@@ -66,9 +71,10 @@ def distill(
 
     cfg = recipe.distill or DistillConfig()
     work = work or Workspace(recipe)
-    with open_run(recipe, out, resume=resume, overwrite=overwrite) as run:
+    with parallel.opened(work.device), open_run(recipe, out, resume=resume, overwrite=overwrite) as run:
         if run is None:
-            return _summary(Run(out))
+            return _summary(Run(out)) if parallel.leads() else {}
+        parallel.parts_of(cfg.batch_size, cfg.accumulate)
         if "train" in cfg.teachers and trained is None:
             raise UserError(
                 "distill.teacher is 'train', but nothing was trained before",
@@ -85,8 +91,7 @@ def distill(
             cfg,
             targets=targets,
             ids=pixels.ids,
-            labels=lambda: pixels.labels,
-            classes=len(pixels.classes),
+            about=_about(pixels),
             seed=recipe.seed,
         )
         card = {
@@ -113,11 +118,13 @@ def _fit(
     from lowdino_edge.data.catalog import licence_of
     from lowdino_edge.train.loop import fit
 
-    run.write_env()
+    if parallel.leads():
+        run.write_env()
     student = method.student
+    processes = f", {parallel.size()} processes" if parallel.size() > 1 else ""
     console.say(
         f"{stage}: {student.id} ({_params(student):,} parameters), {len(pixels)} images at {pixels.size} px, "
-        f"{cfg.epochs:g} epochs, batch {cfg.batch_size}, {work.device}"
+        f"{cfg.epochs:g} epochs, batch {cfg.batch_size}, {work.device}{processes}"
     )
     card = {
         "data": work.images("train").name,
@@ -137,9 +144,19 @@ def _fit(
         evaluate=work.monitor(student.preprocess, cfg.knn_limit),
         card=card,
     )
+    leads = parallel.leads()
+    parallel.close()  # the rest is the leader's own
+    if not leads:
+        return {}
     work.knn_result(run, "student", resolve(str(run.path)).encoder(work.device))
     run.finish()
     return {**_summary(run), **result}
+
+
+def _about(pixels: Any) -> Any:
+    from lowdino_edge.methods.base import About
+
+    return About(len(pixels), len(pixels.classes), lambda: pixels.labels)
 
 
 def _summary(run: Run) -> dict[str, Any]:
@@ -330,24 +347,42 @@ def _origin(model: Model) -> dict[str, Any]:
 
 
 def estimate(recipe: Recipe) -> dict[str, Any]:
-    """`train --dry-run`: checks everything, measures a few steps, writes nothing."""
+    """`train --dry-run`: checks everything, measures a few steps, writes nothing.
+
+    Returns:
+        params and macs (of one image) of the student, images_per_second, hours, memory_gb (the peak of this process, on
+        a GPU the device's), disk_gb of the run.
+    """
+    from lowdino_edge.memory import peak_memory
     from lowdino_edge.methods import build_method
+    from lowdino_edge.models.backbone import count_macs
     from lowdino_edge.train.loop import measure_speed
 
     cfg = recipe.train or TrainConfig()
     work = Workspace(recipe)
-    student = work.new_student()
-    method = build_method(cfg.method, student, cfg, seed=recipe.seed)
-    pixels = work.train_pixels(student.preprocess)
-    rate = measure_speed(method, pixels, cfg, device=work.device, seed=recipe.seed)
+    with parallel.opened(work.device):
+        parallel.parts_of(cfg.batch_size, cfg.accumulate)
+        student = work.new_student()
+        pixels = work.train_pixels(student.preprocess)
+        method = build_method(cfg.method, student, cfg, seed=recipe.seed, about=_about(pixels))
+        rate = measure_speed(method, pixels, cfg, device=work.device, seed=recipe.seed)
+        if not parallel.leads():
+            return {}
     steps = round(cfg.epochs * (len(pixels) // cfg.batch_size))
+    state = sum(t.nbytes for t in method.state_dict().values())
+    moments = {"adamw": 2, "sgd": 1}[cfg.optim.name] * sum(p.nbytes for p in method.parameters() if p.requires_grad)
     return {
+        "method": cfg.method,
         "student": student.id,
         "params": _params(student),
+        "macs": count_macs(student, student.preprocess.image_size),
         "images": len(pixels),
         "steps": steps,
         "images_per_second": round(rate, 1),
         "hours": round(steps * cfg.batch_size / rate / 3600, 3),
+        "memory_gb": round(peak_memory(work.device) / 1e9, 2),
+        # two checkpoints and the next one, the student, and the images where they do not stay in memory
+        "disk_gb": round((3 * (state + moments) + 4 * _params(student) + pixels.on_disk) / 1e9, 3),
         "device": work.device,
         "preprocess": student.preprocess.to_dict(),
     }

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lowdino_edge import api, console
+from lowdino_edge import api, console, parallel
 from lowdino_edge.artifact import Artifact
 from lowdino_edge.config import Recipe
 from lowdino_edge.errors import UserError
@@ -30,6 +30,8 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = Fa
     """Runs every stage of `recipe` that is not done yet; returns the summary that `--json` prints."""
     if recipe.train is None and recipe.distill is None:
         raise UserError("the recipe trains nothing", "give it a train: or a distill: section")
+    if parallel.started():
+        raise UserError("a whole chain runs in one process", "use torchrun with `lowdino train` and `lowdino distill`")
     start = time.monotonic()
     with open_run(recipe, out, resume=resume, overwrite=overwrite) as top:
         if top is None:

@@ -87,6 +87,7 @@ def train(
     batch_size: o.Batch = None,
     image_size: o.ImageSize = None,
     precision: o.Precision = None,
+    on_collapse: o.OnCollapse = None,
     workers: o.Workers = None,
     recipe: o.RecipeFile = None,
     set_: o.Set = None,
@@ -107,6 +108,8 @@ def train(
     from lowdino_edge import api
 
     summary = api.train(loaded, out or Path("runs") / loaded.name, resume=resume, overwrite=overwrite)
+    if not summary:  # the leader of several processes tells
+        return
     emit(
         summary,
         f"{summary['run']}: {knn_text(summary['knn'])}",
@@ -114,14 +117,15 @@ def train(
     )
 
 
-def _dry_run(recipe: Recipe) -> None:
+def _dry_run(recipe: Recipe, stage: str = "") -> None:
     from lowdino_edge import api
 
-    if recipe.train is None and recipe.distill is not None:
+    if recipe.distill is not None and (stage == "distill" or recipe.train is None):
         found = api.cache(recipe, Path(recipe.distill.cache), dry_run=True)
     else:
         found = api.estimate(recipe)
-    emit(found, "\n".join(f"{k}: {v}" for k, v in found.items()))
+    if found:  # the leader of several processes tells
+        emit(found, "\n".join(f"{k}: {v}" for k, v in found.items()))
 
 
 @app.command()
@@ -140,6 +144,7 @@ def distill(
     batch_size: o.Batch = None,
     image_size: o.ImageSize = None,
     precision: o.Precision = None,
+    on_collapse: o.OnCollapse = None,
     workers: o.Workers = None,
     recipe: o.RecipeFile = None,
     set_: o.Set = None,
@@ -147,6 +152,7 @@ def distill(
     device: o.Device = None,
     resume: o.Resume = False,
     overwrite: o.Overwrite = False,
+    dry_run: o.DryRun = False,
     json_: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
@@ -154,9 +160,13 @@ def distill(
     """Offline distillation from a frozen teacher into a student."""
     loaded = load_recipe(recipe, set_, base={"distill": {"init": "random"}}, flags=o.flags("distill", locals()))
     settings(loaded, "data", "student", "distill")
+    if dry_run:
+        return _dry_run(loaded, "distill")
     from lowdino_edge import api
 
     summary = api.distill(loaded, out or Path("runs") / loaded.name, resume=resume, overwrite=overwrite)
+    if not summary:  # the leader of several processes tells
+        return
     emit(
         summary,
         f"{summary['run']}: {knn_text(summary['knn'])}",

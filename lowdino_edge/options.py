@@ -46,6 +46,7 @@ Batch = Annotated[int | None, typer.Option("--batch-size", "--batch", help="Glob
 ImageSize = Annotated[int | None, typer.Option("--image-size", "--imgsz", help="Pixels; None: the student's own.")]
 Precision = Annotated[str | None, typer.Option("--precision", help="auto, fp32 or bf16.")]
 Workers = Annotated[int | None, typer.Option("--workers", help="Decoding threads.")]
+OnCollapse = Annotated[str | None, typer.Option("--on-collapse", help="warn or stop.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, measure, write nothing.")]
 
 Method = Annotated[str | None, typer.Option("--method", help="See `lowdino list methods`.")]
@@ -102,7 +103,17 @@ _KEYS = {
     "seed": "seed",
     "device": "device",
 }
-_STAGE_KEYS = ("epochs", "batch_size", "precision", "method", "teacher_weights", "losses", "cache", "qat")
+_STAGE_KEYS = (
+    "epochs",
+    "batch_size",
+    "precision",
+    "method",
+    "teacher_weights",
+    "losses",
+    "cache",
+    "qat",
+    "on_collapse",
+)
 
 
 def flags(stage: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from PIL import Image
 
 from lowdino_edge.config import parse_recipe
 from lowdino_edge.report import build_report
@@ -39,6 +40,7 @@ def stage(path: Path, name: str, epochs: int, **card: Any) -> None:
             "teacher_entropy": 6.9 - 4 * (1 - math.exp(-3 * t)),
             "kl": 0.8 * math.exp(-2 * t) + 0.3,
             "embedding_std": 0.3 + 0.5 * t,
+            "effective_rank": 2 + 20 * t,
             "lr": 1e-3 * math.sin(math.pi * t) + 1e-6,
         }
         rows.append({"time": 1000 + step, "step": step, "epoch": step / 30, "img_s": 950 + 20 * rng.normal(), **values})
@@ -195,7 +197,8 @@ def pictures(run: Path) -> None:
         run / "results" / "neighbours.npz", query_u8=draw(labels), bank_u8=draw(found), query_labels=labels,
         bank_labels=found, classes=np.array(CLASSES, dtype=np.str_),
     )  # fmt: skip
-    np.savez_compressed(run / "results" / "views.npz", original_u8=draw(labels[:2]), views_u8=draw(found[:2, :4]))
+    sheet = np.concatenate([draw(labels[:2]), *draw(found[:2, :4]).swapaxes(0, 1)], axis=3)
+    Image.fromarray(np.concatenate(list(sheet), axis=1).transpose(1, 2, 0)).save(run / "views.png")
 
 
 def complete(run: Path) -> Path:

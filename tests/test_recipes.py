@@ -9,7 +9,8 @@ import pytest
 from lowdino_edge import chain
 from lowdino_edge.config import Recipe, load_recipe
 from lowdino_edge.methods import METHODS
-from lowdino_edge.models.backbone import build_student, save_student
+from lowdino_edge.models.backbone import build_student
+from lowdino_edge.models.student_file import save_student
 from lowdino_edge.models.students import STUDENTS
 from lowdino_edge.models.teachers import TEACHERS
 

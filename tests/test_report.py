@@ -47,11 +47,11 @@ def test_every_part_is_there_with_its_figures(whole: Path) -> None:
         "kNN of the artifacts, and in the charts: standard protocol", "bank 2500 training images",
         "Pareto front", "Ship onnx-w8a8", "ln K = 6.93", "ln K = 6.21", "avx512_vnni",
         "24 of 30 neighbours", "stripe grid", "torch 2.14.1", "CC-BY-4.0", "done 2026-01-02T03:04:05Z",
-        "Left out of the chart of host: coreml-none, coreml-w8a8", "view 4", "teacher_entropy",
+        "Left out of the chart of host: coreml-none, coreml-w8a8", "images and their random views", "teacher_entropy",
     ):  # fmt: skip
         assert text in page.text or text in source, text
-    assert source.count("<figure") == 2 * 6 + 2  # six curves for each stage, one scatter, every call
-    assert source.count('class="tilepic ask"') == 5 + 2 and "not measured" not in page.text
+    assert source.count("<figure") == 2 * 7 + 2  # seven curves for each stage, one scatter, every call
+    assert source.count('class="tilepic ask"') == 5 and "not measured" not in page.text
 
 
 def test_notes_of_the_benchmark_stand_once_for_all_rows_they_are_of(whole: Path, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_interrupted_run_gives_what_is_there(tmp_path: Path) -> None:
     with (tmp_path / "run" / "metrics.jsonl").open("a") as f:
         f.write('{"step": 91, "lo')
     source, page = read(tmp_path / "run")
-    assert "not finished" in page.text and source.count("<figure") == 6
+    assert "not finished" in page.text and source.count("<figure") == 7
     assert "kNN: not measured" in page.text and "Artifacts: not measured" in page.text
     assert "Nearest neighbours: not measured" in page.text and "Environment: not measured" in page.text
     assert "0.00%" not in page.text
@@ -247,7 +247,7 @@ def test_collapse_is_named(tmp_path: Path) -> None:
     stage(tmp_path, "train", 2, entropy_ceiling=6.93)
     with (tmp_path / "metrics.jsonl").open("a") as f:
         f.write('{"step": 999, "epoch": 2.1, "loss": 6.93, "teacher_entropy": 6.929, "kl": 0.0001}\n')
-    assert "This looks like collapse" in read(tmp_path)[1].text
+    assert "This is collapse (uniform" in read(tmp_path)[1].text
 
 
 def test_model_card_says_what_a_reader_must_know(whole: Path) -> None:

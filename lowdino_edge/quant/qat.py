@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lowdino_edge import parallel
+
 _TOP = 127
 _MOMENTUM = 0.99  # of the ranges of activations
 _LEAST = 2.0**-24
@@ -52,6 +54,7 @@ class Rounding(nn.Module):
         if self.training:
             with torch.no_grad():
                 low, high = (v.float() for v in torch.aminmax(x.detach()))
+                low, high = parallel.least(low), -parallel.least(-high)
                 first = bool(torch.isnan(self.low[i]))
                 self.low[i] = low if first else torch.lerp(low, self.low[i], _MOMENTUM)
                 self.high[i] = high if first else torch.lerp(high, self.high[i], _MOMENTUM)

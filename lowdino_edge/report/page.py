@@ -38,7 +38,7 @@ border:1px solid currentColor;margin-right:6px}
 .tile span{font-size:.84rem;color:var(--soft);display:block;line-height:1.35}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:16px}
 .charts.few{grid-template-columns:repeat(auto-fill,minmax(min(100%,400px),1fr))}
-figure{margin:0}
+figure{margin:0}.sheet{max-width:100%;height:auto;border-radius:6px}
 figcaption{font-size:.9rem;font-weight:600;margin-bottom:4px}
 svg{display:block;width:100%;height:auto}
 .split{display:grid;grid-template-columns:minmax(0,3fr) minmax(0,2fr);gap:22px;align-items:center}

@@ -17,6 +17,7 @@ from lowdino_edge.types import UInt8
 
 _SMALL = 112  # images up to this size are shown with sharp pixels
 _LIMIT = 2000  # pictures; more than a report can show are refused
+_PIXELS = 8_000_000  # of a sheet
 
 
 def neighbours(run_dir: Path) -> str:
@@ -44,20 +45,31 @@ def neighbours(run_dir: Path) -> str:
 
 
 def views(run_dir: Path) -> str:
-    """Images and their random views, where results/views.npz is: `original_u8` (n,3,S,S), `views_u8` (n,v,3,S,S)."""
-    path = run_dir / "results" / "views.npz"
-    arrays = _read(path, ("original_u8", "views_u8")) if path.is_file() else None
-    if arrays is None:
-        return ""
-    original, made = arrays["original_u8"], arrays["views_u8"]
-    if not _pictures(original, 4) or not _pictures(made, 5) or len(made) != len(original) or made.size == 0:
-        return ""
-    tiles = []
-    for i in range(len(original)):
-        tiles.append(_tile(original[i], "image", "ask"))
-        tiles += [_tile(made[i, j], f"view {j + 1}", "") for j in range(made.shape[1])]
-    text = "What training sees: images and random views of them."
-    return section("Views", para(text), _grid(tiles, made.shape[1] + 1, original.shape[-1]))
+    """views.png of the run, or of each of its stages: images and the random views that training makes of them."""
+    found = [(name, file) for name in ("", "train", "distill") if (file := run_dir / name / "views.png").is_file()]
+    parts = [para("What training sees. First column: images of the first batch; beside each, its random views.")]
+    for name, file in found:
+        shown = _picture(file)
+        if shown is None:
+            parts.append(para(f"{file.relative_to(run_dir)} cannot be read; it is left out.", "warn"))
+            continue
+        title = {"": "", "train": "<h3>Training</h3>", "distill": "<h3>Distillation</h3>"}[name]
+        parts.append(f'{title}<img class="sheet" alt="images and their random views" src="{shown}">')
+    return section("Views", *parts) if found else ""
+
+
+def _picture(file: Path) -> str | None:
+    """A data URI; nothing where the file is no PNG, or too large for a page."""
+    from PIL import Image
+
+    data = file.read_bytes()
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            fits = image.width * image.height <= _PIXELS
+            image.verify()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+    return "data:image/png;base64," + base64.b64encode(data).decode("ascii") if fits else None
 
 
 def png(u8_CHW: UInt8) -> str:

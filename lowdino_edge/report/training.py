@@ -134,6 +134,7 @@ def _charts(facts: Facts, stage: Stage) -> list[str]:
         _chart("Teacher entropy (ln K: uniform)", "nats", stage, "teacher_entropy", 2, top, True),
         _chart("KL from teacher to student", "nats", stage, "kl", 3, zero=True),
         _chart("Spread of embeddings (0: collapse)", "standard deviation", stage, "embedding_std", 0, zero=True),
+        _chart("Effective rank of embeddings", "dimensions", stage, "effective_rank", 1, zero=True),
         _chart("Learning rate", "lr", stage, "lr", 4, zero=True),
     ]  # fmt: skip
 
@@ -158,7 +159,7 @@ def entropy_ceiling(facts: Facts, stage: Stage) -> float | None:
         return said
     method = stage.student.get("method") or at(facts.recipe, "train", "method")
     k = number(facts.recipe, "train", "dino", "head", "prototypes")
-    return math.log(k) if stage.name == "train" and method == "dino" and k and k > 1 else None
+    return math.log(k) if stage.name == "train" and method in ("dino", "dinov2") and k and k > 1 else None
 
 
 def _collapse_note(facts: Facts, stage: Stage) -> str:
@@ -168,8 +169,10 @@ def _collapse_note(facts: Facts, stage: Stage) -> str:
         return ""
     h, distance = entropy[-1][1], kl[-1][1]
     if distance < 0.01 * ceiling and not (0.02 * ceiling < h < 0.98 * ceiling):
+        high = h > ceiling / 2
+        kind = "uniform, the teacher is not sharpened" if high else "one dominant dimension, nothing is centred"
         return para(
-            f"This looks like collapse: KL {distance:.3f}, teacher entropy {h:.2f} of ln K = {ceiling:.2f}.", "warn"
+            f"This is collapse ({kind}): KL {distance:.3f}, teacher entropy {h:.2f} of ln K = {ceiling:.2f}.", "warn"
         )
     return para(
         f"At the end: teacher entropy {h:.2f} of ln K = {ceiling:.2f}, KL {distance:.3f}; no collapse by these two.",

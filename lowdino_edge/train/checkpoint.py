@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lowdino_edge import parallel
 from lowdino_edge.errors import UserError
 from lowdino_edge.methods.base import Method
 from lowdino_edge.run import atomic_path, read_json, sha256, write_json
@@ -100,6 +101,18 @@ def _verified(path: Path) -> dict[str, Any]:
         if sha256(path / name) != expected:
             raise UserError(f"corrupted checkpoint: '{path / name}' is not what was written (sha256 differs)", hint)
     return dict(meta)
+
+
+def same_everywhere(method: Method, optimizer: torch.optim.Optimizer) -> None:
+    """Every process takes over the leader's state: it alone may have the checkpoint, and machines round differently."""
+    if parallel.size() == 1:
+        return
+    own = (_plain(method.state_dict()), _plain(_optimizer_tensors(optimizer))) if parallel.leads() else None
+    of_method, of_optimizer = parallel.share(own)
+    if not parallel.leads():
+        method.load_state_dict(of_method)
+        if of_optimizer:
+            _fill_optimizer(optimizer, of_optimizer)
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from lowdino_edge import console
+from lowdino_edge.errors import UserError
 
 PATIENCE = 5  # rows of the log that look collapsed before it is said
+_FLAT = 0.01  # of ln K, or of an isotropic spread
 
 
 class Interrupts:
@@ -46,28 +49,68 @@ class Interrupts:
         self._before = {}
 
 
+@dataclass(frozen=True)
+class Collapse:
+    """How a network came to say the same of every image, and what usually brings that about."""
+
+    kind: str
+    cause: str
+
+
+UNIFORM = Collapse(
+    "uniform: the teacher's output is the same for every image and all prototypes are alike",
+    "it is not sharpened: set train.dino.teacher_temp below student_temp, or lower it; if that is so, lower optim.lr",
+)
+ONE_DIMENSION = Collapse(
+    "one dominant dimension: the teacher picks the same prototype for every image",
+    "nothing balances the prototypes: set train.dino.centering to ema or sinkhorn; if that is so, raise teacher_temp",
+)
+CONSTANT = Collapse(
+    "constant: the embeddings of all images are the same",
+    "the learning rate is too high or the target moves too fast: lower optim.lr, lengthen its warm-up",
+)
+
+
 class CollapseWatch:
-    """Warns once when the teacher's output has been the same for every image for a while (DINO's two collapses).
+    """Looks for the two collapses that DINO's paper names, and for embeddings that are all the same.
+
+    H(P_t, P_s) = h(P_t) + KL(P_t || P_s): KL -> 0 with h -> ln K is the uniform collapse, with h -> 0 the dominant one.
 
     Args:
-        ceiling: ln K, the entropy of a uniform output; None: never warns.
+        ceiling: ln K, the entropy of a uniform output, of a teacher that moves (what a frozen one says cannot
+            collapse); None: only the embeddings are looked at.
         warmup_steps: nothing is said before.
+        action: "warn" says it once; "stop" ends the run.
     """
 
-    def __init__(self, ceiling: float | None, warmup_steps: int) -> None:
-        self.ceiling, self.warmup_steps = ceiling, warmup_steps
-        self.rows = 0
+    def __init__(self, ceiling: float | None, warmup_steps: int, action: Literal["warn", "stop"] = "warn") -> None:
+        self.ceiling, self.warmup_steps, self.action = ceiling, warmup_steps, action
+        self._rows, self._said = 0, False
 
-    def see(self, step: int, values: Mapping[str, float]) -> None:
-        if self.ceiling is None or step <= self.warmup_steps or "teacher_entropy" not in values:
-            return
-        entropy, flat_kl = values["teacher_entropy"], values["kl"] < 1e-3
-        uniform, single = entropy > 0.999 * self.ceiling, entropy < 1e-3 * self.ceiling
-        self.rows = self.rows + 1 if flat_kl and (uniform or single) else 0
-        if self.rows == PATIENCE:
-            cure = "lower the teacher's temperature" if uniform else "use centring"
-            form = f"uniform (entropy {entropy:.3f} of ln K = {self.ceiling:.3f})" if uniform else "one prototype"
-            console.warn(f"collapse: at step {step} the teacher's output is {form} for every image, KL is 0; {cure}")
+    def see(self, step: int, values: Mapping[str, float]) -> Collapse | None:
+        """What has been so for several rows of the log, when it is first seen.
+
+        Raises:
+            UserError: a collapse, where the action is to stop.
+        """
+        found = None if step <= self.warmup_steps else self._judge(values)
+        self._rows = 0 if found is None else self._rows + 1
+        if found is None or self._said or self._rows < PATIENCE:
+            return None
+        self._said = True
+        text = f"collapse at step {step}, {found.kind}"
+        if self.action == "stop":
+            raise UserError(text, found.cause)
+        console.warn(f"{text}; {found.cause}")
+        return found
+
+    def _judge(self, values: Mapping[str, float]) -> Collapse | None:
+        if self.ceiling is not None and "teacher_entropy" in values and values["kl"] < _FLAT * self.ceiling:
+            if values["teacher_entropy"] > (1 - _FLAT) * self.ceiling:
+                return UNIFORM
+            if values["teacher_entropy"] < _FLAT * self.ceiling:
+                return ONE_DIMENSION
+        return CONSTANT if values.get("embedding_std", 1.0) < _FLAT else None
 
 
 def avoid_onednn_fault(network: nn.Module) -> None:

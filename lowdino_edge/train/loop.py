@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lowdino_edge import console
+from lowdino_edge import console, parallel
 from lowdino_edge.errors import UserError
 from lowdino_edge.memory import keep_freed_memory
-from lowdino_edge.methods.base import Method
-from lowdino_edge.models.backbone import Student, save_student
+from lowdino_edge.methods.base import Method, spread
+from lowdino_edge.models.backbone import Student
+from lowdino_edge.models.student_file import save_student
 from lowdino_edge.run import Run
 from lowdino_edge.settings import LoopConfig
 from lowdino_edge.train import checkpoint
 from lowdino_edge.train.feed import Feed
 from lowdino_edge.train.guard import CollapseWatch, Interrupts, avoid_onednn_fault
+from lowdino_edge.train.logs import Logs, preview
 from lowdino_edge.train.optim import clip_gradients, make_optimizer, set_rates
 from lowdino_edge.train.schedule import make_schedule
 from lowdino_edge.types import Progress
@@ -42,7 +45,7 @@ class Trainer:
 
     def __init__(self, method: Method, pixels: Pixels, cfg: LoopConfig, *, seed: int, device: str) -> None:
         self.bf16 = _use_bf16(cfg.precision, device)
-        self.feed = Feed(pixels, cfg.batch_size, seed, device)
+        self.feed = Feed(pixels, cfg.batch_size, seed, device, cfg.accumulate)
         self.steps_per_epoch = self.feed.steps_per_epoch
         self.total_steps = max(1, round(cfg.epochs * self.steps_per_epoch))
         self.cfg, self.device = cfg, torch.device(device)
@@ -53,11 +56,15 @@ class Trainer:
             keep_freed_memory()
         self.method.train()
         self.plan = method.views()
+        _compile(method, cfg.compile)
         self.optimizer = make_optimizer(method, cfg.optim)
         self.schedule = make_schedule(cfg.optim, self.total_steps, self.steps_per_epoch)
 
-    def step(self, step: int) -> dict[str, float]:
-        """One update of the weights; returns everything that is logged.
+    def step(self, step: int, *, look: bool = True) -> dict[str, float]:
+        """One update of the weights; returns everything that is logged, over all passes and processes.
+
+        Args:
+            look: measures the embeddings' spread too.
 
         Raises:
             UserError: the loss or the gradient is not finite; the weights have not been touched.
@@ -65,13 +72,11 @@ class Trainer:
         progress = Progress(step, self.total_steps, self.steps_per_epoch)
         lr, wd = self.schedule.lr(step), self.schedule.weight_decay(step)
         set_rates(self.optimizer, lr, wd)
-        batch = self.feed.batch(step, self.plan)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            out = self.method.step(batch, progress)
         self.optimizer.zero_grad(set_to_none=True)
-        out["loss"].backward()
+        seen = [self._pass(step, k, progress) for k in range(self.cfg.accumulate)]
+        parallel.average_gradients(self.method.parameters())
         norm = clip_gradients(self.optimizer, self.cfg.optim.clip_grad)
-        values = {k: float(v.detach()) for k, v in out.items()}
+        values = _averaged([{k: v for k, v in out.items() if k != "embeddings"} for out in seen])
         if not (math.isfinite(values["loss"]) and math.isfinite(float(norm))):
             what = "loss" if not math.isfinite(values["loss"]) else "gradient"
             raise UserError(
@@ -80,7 +85,18 @@ class Trainer:
             )
         self.optimizer.step()
         self.method.after_step(progress)
+        if look and "embeddings" in seen[-1]:
+            values |= spread(parallel.gather(seen[-1]["embeddings"].detach()))
         return {**values, "lr": lr, "wd": wd, "grad_norm": float(norm)}
+
+    def _pass(self, step: int, k: int, progress: Progress) -> dict[str, torch.Tensor]:
+        """Forward and backward of one part of the step's batch."""
+        batch = self.feed.batch(step, self.plan, k)
+        with parallel.GlobalBatchNorm() if parallel.size() > 1 else nullcontext():
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                out = self.method.step(batch, progress)
+            (out["loss"] / self.cfg.accumulate).backward()
+        return {name: value.detach() for name, value in out.items()}
 
 
 def fit(
@@ -112,42 +128,103 @@ def fit(
         KeyboardInterrupt: SIGINT or SIGTERM came; a checkpoint has been written.
     """
     trainer = Trainer(method, pixels, cfg, seed=seed, device=device)
-    total, spe = trainer.total_steps, trainer.steps_per_epoch
+    total = trainer.total_steps
     identity = {"seed": seed, "total_steps": total, "batch_size": cfg.batch_size, "data": pixels.fingerprint}
     identity["teacher"] = (card or {}).get("teacher_fingerprint")
-    start = checkpoint.load(run.checkpoints, method, trainer.optimizer, identity) if resume else 0
-    if resume:
-        run.truncate_history(start)
-    log_every, eval_every = max(1, min(10, spe // 4)), round(cfg.knn_every * spe)
-    watch = CollapseWatch(method.entropy_ceiling, trainer.schedule.warmup_steps)
-    began = last_time = time.perf_counter()
-    last_done, rate = start, ""
-    with Interrupts() as interrupts, console.bar(stage, total, start) as bar:
+    start = parallel.leader_first(lambda: _restored(trainer, run, identity)) if resume else 0
+    checkpoint.same_everywhere(method, trainer.optimizer)
+    if start == 0:
+        preview(run, pixels, trainer.feed.batch(0, trainer.plan))
+    began = time.perf_counter()
+    with (
+        closing(Logs(run, cfg.logs, start)) as logs,
+        Interrupts() as interrupts,
+        console.bar(stage, total, start) as bar,
+    ):
+        watched = Watched(trainer, run, logs, identity, evaluate, start)
         for step in range(start, total):
-            values = trainer.step(step)
-            done = step + 1
-            epoch = round(done / spe, 4)
-            if done % log_every == 0 or done == total:
-                now = time.perf_counter()
-                img_s = round((done - last_done) * cfg.batch_size / (now - last_time), 1)
-                run.log(step=done, epoch=epoch, img_s=img_s, **values)
-                watch.see(done, values)
-                last_time, last_done, rate = now, done, f", {img_s:.0f} img/s"
-            bar.advance(1, f"loss {values['loss']:.4f}{rate}")
-            if evaluate and (done == total or (eval_every and done % eval_every == 0)):
-                before = time.perf_counter()
-                run.log(step=done, epoch=epoch, **_measure(evaluate, method))
-                last_time += time.perf_counter() - before  # evaluation is no part of img_s
-            if done == total or done % cfg.checkpoint_every == 0 or interrupts.asked:
-                checkpoint.save(run.checkpoints, done, method, trainer.optimizer, identity)
-            if interrupts.asked and done < total:
-                raise KeyboardInterrupt
+            note = watched.step(step, stop=lambda: interrupts.asked)
+            bar.advance(1, note)
+    if not parallel.leads():
+        return {}
     result = _summary(run, total, cfg, time.perf_counter() - began)
-    name = type(method).__name__.lower()
-    facts = {"stage": stage, "method": name, "seed": seed, "knn_top1": result.get("knn_last")}
+    facts = {"stage": stage, "method": method.id, "seed": seed, "knn_top1": result.get("knn_last")}
     facts |= {"entropy_ceiling": method.entropy_ceiling, **(card or {})}
     save_student(method.deployed(), run.student, {**facts, "epochs": cfg.epochs, "steps": total})
     return result
+
+
+def _restored(trainer: Trainer, run: Run, identity: dict[str, Any]) -> int:
+    """Steps that are done, their state loaded and what was logged beyond them taken back."""
+    start = checkpoint.load(run.checkpoints, trainer.method, trainer.optimizer, identity)
+    run.truncate_history(start)
+    return start
+
+
+class Watched:
+    """Steps of a trainer with all that goes with them: the log, kNN, checkpoints, the look-out for collapse."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        run: Run,
+        logs: Logs,
+        identity: dict[str, Any],
+        evaluate: Evaluate | None,
+        start: int,
+    ) -> None:
+        self.trainer, self.run, self.logs, self.identity, self.evaluate = trainer, run, logs, identity, evaluate
+        cfg, spe, method = trainer.cfg, trainer.steps_per_epoch, trainer.method
+        self.log_every, self.eval_every = max(1, min(10, spe // 4)), round(cfg.knn_every * spe)
+        ceiling = None if method.frozen_teacher else method.entropy_ceiling
+        self.watch = CollapseWatch(ceiling, trainer.schedule.warmup_steps, cfg.on_collapse)
+        self._last_done, self._last_time, self._rate = start, time.perf_counter(), ""
+
+    def step(self, step: int, stop: Callable[[], bool]) -> str:
+        """One step; what the progress bar shows beside it.
+
+        Raises:
+            UserError: what `Trainer.step` raises, or a collapse that is to stop the run; a checkpoint of it is kept.
+            KeyboardInterrupt: `stop` said so in any process; a checkpoint has been written.
+        """
+        done, total = step + 1, self.trainer.total_steps
+        logged = done % self.log_every == 0 or done == total
+        values = self.trainer.step(step, look=logged)
+        if logged:
+            self._log(done, values)
+        if self.evaluate and (done == total or (self.eval_every and done % self.eval_every == 0)):
+            self._measure(done, self.evaluate)
+        asked = parallel.any_of(stop())
+        if done == total or done % self.trainer.cfg.checkpoint_every == 0 or asked:
+            self._save(done)
+        if asked and done < total:
+            raise KeyboardInterrupt
+        if logged:
+            try:
+                self.watch.see(done, values)
+            except UserError:
+                self._save(done)  # its curves are worth keeping
+                raise
+        return f"loss {values['loss']:.4f}{self._rate}"
+
+    def _epoch(self, done: int) -> float:
+        return round(done / self.trainer.steps_per_epoch, 4)
+
+    def _log(self, done: int, values: dict[str, float]) -> None:
+        now = time.perf_counter()
+        img_s = round((done - self._last_done) * self.trainer.cfg.batch_size / (now - self._last_time), 1)
+        self.logs.row(step=done, epoch=self._epoch(done), img_s=img_s, **values)
+        self._last_time, self._last_done, self._rate = now, done, f", {img_s:.0f} img/s"
+
+    def _measure(self, done: int, evaluate: Evaluate) -> None:
+        before = time.perf_counter()
+        self.logs.row(step=done, epoch=self._epoch(done), **_measure(evaluate, self.trainer.method))
+        self.logs.table()
+        self._last_time += time.perf_counter() - before  # evaluation is no part of img_s
+
+    def _save(self, done: int) -> None:
+        if parallel.leads():
+            checkpoint.save(self.run.checkpoints, done, self.trainer.method, self.trainer.optimizer, self.identity)
 
 
 def measure_speed(
@@ -155,10 +232,10 @@ def measure_speed(
 ) -> float:
     """Images a second of real training steps (`method` is changed by them), after two for warming up."""
     trainer = Trainer(method, pixels, cfg, seed=seed, device=device)
-    trainer.step(0), trainer.step(1)
+    trainer.step(0, look=False), trainer.step(1, look=False)
     began, n = time.perf_counter(), 0
-    while n < 3 or time.perf_counter() - began < seconds:
-        trainer.step(2 + n)
+    while n < 3 or parallel.any_of(time.perf_counter() - began < seconds):
+        trainer.step(2 + n, look=False)
         n += 1
     return n * cfg.batch_size / (time.perf_counter() - began)
 
@@ -185,6 +262,28 @@ def _summary(run: Run, total: int, cfg: LoopConfig, seconds: float) -> dict[str,
         "final_loss": losses[-1] if losses else None,
     }
     return {**result, "knn_last": knn[-1], "knn_best": max(knn)} if knn else result
+
+
+def _averaged(seen: Sequence[dict[str, torch.Tensor]]) -> dict[str, float]:
+    """The mean of every logged scalar over passes and processes; what is on a device is read from it at once."""
+    names = list(seen[0])
+    there = [name for name in names if seen[0][name].device.type != "cpu"]
+    rows = []
+    for out in seen:
+        read = torch.stack([out[name].float() for name in there]).tolist() if there else []
+        found = dict(zip(there, read, strict=True))
+        rows.append([found[name] if name in found else float(out[name]) for name in names])
+    table = torch.tensor(rows, dtype=torch.float64)
+    return dict(zip(names, parallel.mean(table.mean(0)).tolist(), strict=True))
+
+
+def _compile(method: Method, wanted: bool) -> None:
+    """torch.compile of the student, in place."""
+    if not wanted:
+        return
+    if parallel.size() > 1:
+        raise UserError("compile works in a single process only", "leave train.compile out, or torchrun")
+    method.student.compile()
 
 
 def _use_bf16(precision: str, device: str) -> bool:

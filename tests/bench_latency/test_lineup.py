@@ -22,7 +22,8 @@ from lowdino_edge.run import Run
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs whose directories have the same name: exp1/run and exp2/run, an ONNX file in each."""
     pytest.importorskip("onnxruntime")
-    from lowdino_edge.models.backbone import build_student, save_student
+    from lowdino_edge.models.backbone import build_student
+    from lowdino_edge.models.student_file import save_student
     from lowdino_edge.prove import export_verified
 
     root = tmp_path_factory.mktemp("runs")

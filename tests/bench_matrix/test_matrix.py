@@ -20,7 +20,8 @@ import matrix_table as table  # noqa: E402
 import matrix_text as text  # noqa: E402
 
 from lowdino_edge.export import TARGETS  # noqa: E402
-from lowdino_edge.models.backbone import build_student, save_student  # noqa: E402
+from lowdino_edge.models.backbone import build_student  # noqa: E402
+from lowdino_edge.models.student_file import save_student  # noqa: E402
 from lowdino_edge.models.students import STUDENTS  # noqa: E402
 
 KEYS = {t: f"key-{t}" for t in TARGETS}

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lowdino_edge.models.backbone import build_student, save_student
+from lowdino_edge.models.backbone import build_student
+from lowdino_edge.models.student_file import save_student
 from lowdino_edge.models.students import STUDENTS
 
 

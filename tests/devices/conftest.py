@@ -53,7 +53,8 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _export(run: Path) -> None:
     import torch
 
-    from lowdino_edge.models.backbone import build_student, save_student
+    from lowdino_edge.models.backbone import build_student
+    from lowdino_edge.models.student_file import save_student
     from lowdino_edge.prove import export_verified
     from lowdino_edge.quant.calibration import calibration_from
 

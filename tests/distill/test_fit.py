@@ -16,7 +16,8 @@ from lowdino_edge.data.pixels import load_pixels
 from lowdino_edge.distill.cache import build_cache
 from lowdino_edge.errors import UserError
 from lowdino_edge.methods import build_method
-from lowdino_edge.models.backbone import Student, build_student, load_student, save_student
+from lowdino_edge.models.backbone import Student, build_student
+from lowdino_edge.models.student_file import load_student, save_student
 from lowdino_edge.models.teacher import load_teacher
 from lowdino_edge.run import Run
 from lowdino_edge.train.loop import fit

@@ -18,7 +18,8 @@ from lowdino_edge.artifact import Artifact
 from lowdino_edge.config import Recipe, load_recipe
 from lowdino_edge.errors import UserError
 from lowdino_edge.export import EXACT, SCHEMES, TARGETS
-from lowdino_edge.models.backbone import build_student, save_student
+from lowdino_edge.models.backbone import build_student
+from lowdino_edge.models.student_file import save_student
 from lowdino_edge.models.students import STUDENTS, Family
 from lowdino_edge.workspace import Workspace
 

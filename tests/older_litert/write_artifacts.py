@@ -24,7 +24,8 @@ def write(out: Path) -> None:
     from lowdino_edge.config import load_recipe
     from lowdino_edge.data.synthetic import SyntheticImages
     from lowdino_edge.export import TARGETS
-    from lowdino_edge.models.backbone import build_student, save_student
+    from lowdino_edge.models.backbone import build_student
+    from lowdino_edge.models.student_file import save_student
 
     drawn = SyntheticImages("train", IMAGES, SIZE)
     u8_NHWC = np.stack([drawn.image(i) for i in range(IMAGES)])

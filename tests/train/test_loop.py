@@ -15,7 +15,8 @@ from torch import Tensor
 from lowdino_edge.errors import UserError
 from lowdino_edge.methods.base import Batch
 from lowdino_edge.methods.dino import Dino
-from lowdino_edge.models.backbone import Student, build_student, load_student
+from lowdino_edge.models.backbone import Student, build_student
+from lowdino_edge.models.student_file import load_student
 from lowdino_edge.run import Run
 from lowdino_edge.train import checkpoint
 from lowdino_edge.train.feed import Feed
@@ -147,17 +148,43 @@ def test_the_method_is_told_which_images_it_sees() -> None:
 
 
 @pytest.mark.parametrize(
-    ("entropy", "kl", "warns"), [(1.0, 0.0, True), (0.0, 0.0, True), (1.0, 0.1, False), (0.7, 0.0, False)]
+    ("entropy", "kl", "std", "kind"),
+    [
+        (1.0, 0.0, 0.5, "uniform"),
+        (0.0, 0.0, 0.5, "one dominant dimension"),
+        (1.0, 0.1, 0.5, None),
+        (0.7, 0.0, 0.5, None),
+        (0.7, 0.1, 0.001, "constant"),
+    ],
 )
-def test_collapse_is_said_once(capsys: pytest.CaptureFixture[str], entropy: float, kl: float, warns: bool) -> None:
-    watch = CollapseWatch(math.log(8), warmup_steps=10)
-    row = {"teacher_entropy": entropy * math.log(8), "kl": kl}
+def test_collapse_is_named_once_or_stops_the_run(
+    capsys: pytest.CaptureFixture[str], entropy: float, kl: float, std: float, kind: str | None
+) -> None:
+    row = {"teacher_entropy": entropy * math.log(8), "kl": kl, "embedding_std": std}
+    watch, stops = CollapseWatch(math.log(8), 10), CollapseWatch(math.log(8), 10, "stop")
     for step in (*range(11), *[12] * (PATIENCE - 1)):
         watch.see(step, row)
+        stops.see(step, row)
     assert capsys.readouterr().err == ""
-    for step in range(20, 50):
-        watch.see(step, row)
-    assert capsys.readouterr().err.count("collapse") == warns
+    found = [watch.see(step, row) for step in range(20, 50)]
+    told = capsys.readouterr().err
+    assert [f.kind.split(":")[0] for f in found if f] == ([kind] if kind else [])
+    assert told.count("collapse at step 20, ") == (kind is not None)
+    if kind:
+        with pytest.raises(UserError, match=f"collapse at step 60, {kind}"):
+            stops.see(60, row)
+
+
+def test_a_collapsed_run_that_stops_keeps_its_curves(tmp_path: Path) -> None:
+    head = {"hidden_dim": 32, "bottleneck_dim": 16, "prototypes": 32}
+    cfg = tiny_run.config(
+        epochs=30, on_collapse="stop", knn_every=0, dino={"head": head, "teacher_temp": 50.0, "student_temp": 50.0}
+    )
+    with pytest.raises(UserError, match="uniform") as e:
+        tiny_run.train(tmp_path, cfg)
+    assert "teacher_temp" in e.value.hint
+    last = Run(tmp_path).history()[-1]["step"]
+    assert last < 120 and checkpoint.complete(Run(tmp_path).checkpoints)[-1].name == f"step_{last:06d}"
 
 
 def test_collapse_watch_reads_what_methods_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

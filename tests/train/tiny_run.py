@@ -63,6 +63,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     try:
-        train(Path(sys.argv[1]), config(epochs=12, optim={"name": sys.argv[2], "warmup_epochs": 1}), resume=True)
+        optim = {"name": sys.argv[2], "warmup_epochs": 1}
+        train(Path(sys.argv[1]), config(epochs=int(sys.argv[3]), optim=optim), resume=True)
     except KeyboardInterrupt:
         sys.exit(130)
