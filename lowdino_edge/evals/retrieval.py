@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lowdino_edge import console
 from lowdino_edge.errors import UserError
-from lowdino_edge.evals.vectors import unit
+from lowdino_edge.evals.vectors import directions, unit
 from lowdino_edge.types import Embeddings, Float, Int64
 
 BLOCK = 64
@@ -34,7 +34,7 @@ def evaluate(bank: Embeddings, query: Embeddings, protocol: dict[str, Any]) -> d
         class among the first k, by k), `n_bank`, `n_query`, `protocol`; shares in [0, 1].
 
     Raises:
-        UserError: widths or classes that differ, no query whose class the bank has.
+        UserError: widths or classes that differ, embeddings that have no direction, no query whose class the bank has.
     """
     if bank.embeddings.shape[1] != query.embeddings.shape[1]:
         raise UserError(
@@ -43,6 +43,8 @@ def evaluate(bank: Embeddings, query: Embeddings, protocol: dict[str, Any]) -> d
         )
     if bank.classes != query.classes:
         raise UserError("bank and queries have other classes", "name one data set with both splits")
+    directions(bank.embeddings, "bank")
+    directions(query.embeddings, "query set")
     known = np.flatnonzero(bank.labels >= 0)
     asked = np.flatnonzero(np.isin(query.labels, bank.labels[known]) & (query.labels >= 0))
     if len(asked) == 0:

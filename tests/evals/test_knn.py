@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from lowdino_edge.config import KnnConfig
 from lowdino_edge.errors import UserError
-from lowdino_edge.evals import knn
+from lowdino_edge.evals import knn, search
 from lowdino_edge.types import Embeddings
 
 
@@ -84,30 +85,52 @@ def test_top_k_is_a_full_sort(rows: int, n: int, k: int, seed: int, coarse: bool
     score = np.random.default_rng(seed).normal(size=(rows, n)).astype(np.float32)
     if coarse:
         score = score.round(1)
-    value, index = knn.top_k(score, k)
+    value, index = search.top_k(score, k)
     np.testing.assert_array_equal(value, -np.sort(-score, axis=1)[:, :k])
     np.testing.assert_array_equal(np.take_along_axis(score, index, axis=1), value)
     assert all(len(set(row)) == k for row in index)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])  # by numpy; by torch, as on a GPU
 @pytest.mark.parametrize("metric", ["cosine", "euclid"])
-def test_nearest_over_several_blocks(metric: knn.Metric) -> None:
-    bank, query = clustered(3000, 10).embeddings, clustered(2 * knn.BLOCK + 5, 11).embeddings
+def test_nearest_over_several_blocks(metric: search.Metric, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "SCORES", 256 * 3000)
+    bank, query = clustered(3000, 10).embeddings, clustered(517, 11).embeddings
     b, q = bank.astype(np.float64), query.astype(np.float64)
     if metric == "cosine":
         full = (q / np.linalg.norm(q, axis=1, keepdims=True)) @ (b / np.linalg.norm(b, axis=1, keepdims=True)).T
     else:
         full = -0.5 * ((q[:, None] - b[None]) ** 2).sum(axis=2)
-    score, index = knn.nearest(bank, query, 9, metric)
+    score, index = search.nearest(bank, query, 9, metric, device)
     np.testing.assert_array_equal(index, np.argsort(-full, axis=1)[:, :9])
     np.testing.assert_allclose(score, -np.sort(-full, axis=1)[:, :9], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("temperature", "metric"), [(0.07, "cosine"), (None, "euclid")])
+def test_votes_by_a_loop(temperature: float | None, metric: search.Metric, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who won, with what share of the votes, and who voted; other values of k change none of it."""
+    monkeypatch.setattr(search, "SCORES", 256 * 400)
+    bank, query = clustered(400, 19), clustered(286, 20)
+    votes = knn.vote(bank, query.embeddings, (15, 1, 40), temperature, metric)
+    score, index = search.nearest(bank.embeddings, query.embeddings, 40, metric)
+    np.testing.assert_array_equal(votes.index_NK, index[:, :15])
+    for k, answers in votes.answers.items():
+        for i in range(len(query.labels)):
+            held = np.zeros(7)
+            for s, j in zip(score[i, :k].astype(float), index[i, :k], strict=True):
+                held[bank.labels[j]] += 1.0 if temperature is None else math.exp((s - score[i, 0]) / temperature)
+            assert answers[i] == held.argmax()
+            if k == 15:
+                assert votes.share_N[i] == pytest.approx(held.max() / held.sum(), abs=1e-6)
+    assert votes.accuracy(query.labels) == {k: (a == query.labels).mean() for k, a in votes.answers.items()}
+    assert votes.accuracy(query.labels) == knn.knn_accuracy(bank, query, (15, 1, 40), temperature, metric)
+
+
 def test_distances_of_wide_embeddings_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     bank, query = clustered(200, 17).embeddings, clustered(50, 18).embeddings
-    whole = knn.nearest(bank, query, 3, "euclid")
-    monkeypatch.setattr(knn, "_CELLS", 1000)
-    for a, b in zip(whole, knn.nearest(bank, query, 3, "euclid"), strict=True):
+    whole = search.nearest(bank, query, 3, "euclid")
+    monkeypatch.setattr(search, "_CELLS", 1000)
+    for a, b in zip(whole, search.nearest(bank, query, 3, "euclid"), strict=True):
         np.testing.assert_array_equal(a, b)
 
 

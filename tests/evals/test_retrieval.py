@@ -49,3 +49,13 @@ def test_spaces_that_differ_are_refused() -> None:
         evaluate(one, made(np.eye(3), np.arange(3), 4), {})
     with pytest.raises(UserError, match="no query has a class"):
         evaluate(one, made(np.eye(3), np.full(3, -1)), {})
+
+
+def test_embeddings_without_a_direction_are_refused() -> None:
+    """They would be ranked in the order of the bank, and get a figure."""
+    good, z = made(np.eye(3), np.arange(3)), np.eye(3)
+    z[1, 1] = np.nan
+    with pytest.raises(UserError, match="1 of 3 embeddings of the bank are not finite"):
+        evaluate(made(z, np.arange(3)), good, {})
+    with pytest.raises(UserError, match="3 of 3 embeddings of the query set are zero"):
+        evaluate(good, made(np.zeros((3, 3)), np.arange(3)), {})

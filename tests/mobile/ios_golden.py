@@ -18,9 +18,9 @@ import numpy as np
 
 from lowdino_edge.artifact import write_card
 from lowdino_edge.bench.latency import to_json
-from lowdino_edge.evals import knn
+from lowdino_edge.evals import knn, search
 from lowdino_edge.export import coreml
-from lowdino_edge.types import LatencyResult, Preprocess
+from lowdino_edge.types import Embeddings, LatencyResult, Preprocess
 
 APP = Path(__file__).parents[2] / "mobile_demo" / "ios-coreml"
 GOLDEN = APP / "Tests" / "LowdinoKitTests" / "Resources" / "golden.json"
@@ -63,8 +63,9 @@ def knn_cases() -> list[dict[str, Any]]:
 def knn_case(bank: Any, labels: Any, query: Any, k: int, temperature: float = 0.07) -> dict[str, Any]:
     bank_MD, query_1D = np.asarray(bank, np.float32), np.asarray(query, np.float32)[None]
     label_M = np.asarray(labels, np.int64)
-    score_1K, index_1K = knn.nearest(bank_MD, query_1D, min(k, len(bank_MD)))
+    score_1K, index_1K = search.nearest(bank_MD, query_1D, min(k, len(bank_MD)))
     weight_1K, label_1K = knn._vote_weights(score_1K, temperature), label_M[index_1K]
+    votes = knn.vote(Embeddings(bank_MD, label_M, [], []), query_1D, (index_1K.shape[1],), temperature)
     shares = np.bincount(label_1K[0], weight_1K[0], minlength=CLASSES) / weight_1K.sum()
     return {
         "bank": numbers(bank_MD),
@@ -72,7 +73,7 @@ def knn_case(bank: Any, labels: Any, query: Any, k: int, temperature: float = 0.
         "query": numbers(query_1D[0]),
         "k": k,
         "temperature": temperature,
-        "label": int(knn._vote(label_1K, weight_1K, CLASSES)[0]),
+        "label": int(votes.answers[index_1K.shape[1]][0]),
         "shares": shares.tolist(),
         "index": index_1K[0].tolist(),
         "similarity": numbers(score_1K[0]),

@@ -26,7 +26,7 @@ from golden_images import images, pack
 from lowdino_edge import artifact
 from lowdino_edge.bench import latency
 from lowdino_edge.errors import UserError
-from lowdino_edge.evals import knn
+from lowdino_edge.evals import knn, search
 from lowdino_edge.evals.parity import neighbour_agreement
 from lowdino_edge.types import Embeddings, Float, LatencyResult, Preprocess
 
@@ -58,8 +58,8 @@ def with_zero(e: Embeddings, row: int) -> Embeddings:
 
 def knn_case(name: str, bank: Embeddings, query: Embeddings, k: int, temperature: float = 0.07) -> dict[str, Any]:
     used = min(k, len(bank.labels))
-    score_NK, index_NK = knn.nearest(bank.embeddings, query.embeddings, used)
-    predicted_N = knn._vote(bank.labels[index_NK], knn._vote_weights(score_NK, temperature), len(bank.classes))
+    score_NK, index_NK = search.nearest(bank.embeddings, query.embeddings, used)
+    votes = knn.vote(bank, query.embeddings, (used,), temperature)
     return {
         "name": name,
         "dim": bank.embeddings.shape[1],
@@ -72,8 +72,8 @@ def knn_case(name: str, bank: Embeddings, query: Embeddings, k: int, temperature
         "query_labels": query.labels.tolist(),
         "index": index_NK.tolist(),
         "similarity": pack(score_NK.astype(np.float32)),
-        "predicted": predicted_N.tolist(),
-        "top1": knn.knn_accuracy(bank, query, (used,), temperature)[used],
+        "predicted": votes.answers[used].tolist(),
+        "top1": votes.accuracy(query.labels)[used],
     }
 
 
