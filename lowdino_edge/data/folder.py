@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -41,7 +41,7 @@ def open_folder(root: Path, split: Split, seed: int = 0) -> ImageSet:
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
         raise UserError(f"image folder '{root}' {what}", "give a folder of images, or see `lowdino list datasets`")
-    train, test = _named(root, _TRAIN), _named(root, _TEST)
+    train, test = sub_folder(root, _TRAIN), sub_folder(root, _TEST)
     if train and test:
         folder = train if split == "train" else test
         found = _classes(folder)
@@ -72,7 +72,7 @@ def open_folder(root: Path, split: Split, seed: int = 0) -> ImageSet:
     )
 
 
-def _named(root: Path, names: Sequence[str]) -> Path | None:
+def sub_folder(root: Path, names: Sequence[str]) -> Path | None:
     """The sub-folder with the first of these names, in any case."""
     found = {p.name.lower(): p for p in sorted(root.iterdir(), reverse=True) if p.is_dir()}
     return next((found[n] for n in names if n in found), None)
@@ -82,8 +82,8 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _images(folder: Path) -> list[str]:
-    """All images below a folder, as posix paths relative to it."""
+def files_below(folder: Path, wanted: Callable[[str], bool] = is_image) -> list[str]:
+    """All images below a folder, or other files that are wanted by name, as posix paths relative to it."""
     found: list[str] = []
     ways: list[tuple[str, frozenset[str]]] = [("", frozenset())]
     while ways:
@@ -94,7 +94,7 @@ def _images(folder: Path) -> list[str]:
         for entry in _entries(folder / here):
             if entry.is_dir():
                 ways.append((f"{here}{entry.name}/", above | {real}))
-            elif is_image(entry.name):
+            elif wanted(entry.name):
                 found.append(here + entry.name)
     return found
 
@@ -112,7 +112,7 @@ def _classes(folder: Path) -> dict[str, list[str]]:
     entries = _entries(folder)
     if any(is_image(e.name) and not e.is_dir() for e in entries):
         return {}
-    found = {e.name: [f"{e.name}/{i}" for i in _images(folder / e.name)] for e in entries if e.is_dir()}
+    found = {e.name: [f"{e.name}/{i}" for i in files_below(folder / e.name)] for e in entries if e.is_dir()}
     found = {name: images for name, images in found.items() if images}
     return found if len(found) > 1 else {}
 
@@ -125,7 +125,7 @@ def _listing(root: Path, folder: Path, found: dict[str, list[str]], classes: Seq
         label_M = np.repeat([number[c] for c in found], [len(names) for names in found.values()]).astype(np.int64)
         names = [above + name for some in found.values() for name in some]
     else:
-        names = [above + name for name in _images(folder)]
+        names = [above + name for name in files_below(folder)]
         label_M = np.full(len(names), -1)
     order = sorted(range(len(names)), key=names.__getitem__)
     return [names[i] for i in order], label_M[order]

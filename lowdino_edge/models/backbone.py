@@ -113,13 +113,13 @@ class Student(Normalised):
 
     def feature_map(self, x_BCHW: Tensor) -> Tensor:
         """The last map before pooling, (B, C, h, w). C is D, or narrower where a layer follows the pooling."""
-        return self._map(self._features(x_BCHW))
+        return self._map(self._features(x_BCHW), x_BCHW)
 
     def embed_and_map(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """`forward` and `feature_map` in one pass."""
         y = self._features(x_BCHW)
         z_BD = self.net.forward_head(y)  # type: ignore[operator]
-        return z_BD if self.head is None else self.head(z_BD), self._map(y)
+        return z_BD if self.head is None else self.head(z_BD), self._map(y, x_BCHW)
 
     @torch.no_grad()
     def map_shape(self, size: int) -> tuple[int, int]:
@@ -131,8 +131,8 @@ class Student(Normalised):
     def _features(self, x_BCHW: Tensor) -> Tensor:
         return self.net.forward_features(self.normalise(x_BCHW))  # type: ignore[operator]
 
-    def _map(self, y: Tensor) -> Tensor:
-        return tokens_to_map(self.net, y) if y.ndim == 3 else y
+    def _map(self, y: Tensor, x_BCHW: Tensor) -> Tensor:
+        return map_of(self.net, y, x_BCHW)
 
 
 @contextmanager
@@ -147,20 +147,33 @@ def in_eval(net: nn.Module) -> Iterator[None]:
             m.training = training
 
 
-def tokens_to_map(net: nn.Module, y_BND: Tensor) -> Tensor:
-    """Patch tokens of a ViT, its prefix tokens (CLS, registers) dropped, as a square map (B, D, h, w)."""
+def map_of(net: nn.Module, y: Tensor, x_BCHW: Tensor) -> Tensor:
+    """What timm's `forward_features` gives, as a map (B, D, h, w)."""
+    if y.ndim == 3:
+        return tokens_to_map(net, y, x_BCHW)
+    return y.permute(0, 3, 1, 2) if getattr(net, "output_fmt", "NCHW") == "NHWC" else y
+
+
+def tokens_to_map(net: nn.Module, y_BND: Tensor, x_BCHW: Tensor) -> Tensor:
+    """Patch tokens of a ViT, its prefix tokens (CLS, registers) dropped, as a map (B, D, h, w) of the images' shape."""
     y_BND = y_BND[:, int(getattr(net, "num_prefix_tokens", 1)) :]
-    side = round(y_BND.shape[1] ** 0.5)
-    return y_BND.transpose(1, 2).unflatten(2, (side, side))
+    return y_BND.transpose(1, 2).unflatten(2, grid_of(y_BND.shape[1], x_BCHW))
 
 
-def build_student(id: str, image_size: int | None = None, *, seed: int | None = None) -> Student:
+def grid_of(n: int, x_BCHW: Tensor) -> tuple[int, int]:
+    """Rows and columns of `n` square patches that cover these images."""
+    rows = round((n * x_BCHW.shape[-2] / x_BCHW.shape[-1]) ** 0.5)
+    return rows, n // rows
+
+
+def build_student(id: str, image_size: int | None = None, *, seed: int | None = None, warn: bool = True) -> Student:
     """A student with random weights.
 
     Args:
-        id: a row of STUDENTS, or any timm model (a warning where it has 5M parameters or more).
+        id: a row of STUDENTS, or any timm model. One of 5M parameters or more is a baseline, not exported.
         image_size: pixels of the square input; None: the row's own.
         seed: makes the weights a function of (id, image_size, seed) and leaves torch's generator as it was.
+        warn: say so of a baseline.
 
     Raises:
         UserError: unknown id (nearest names offered), an image size the network cannot take (sizes that work offered).
@@ -175,8 +188,9 @@ def build_student(id: str, image_size: int | None = None, *, seed: int | None = 
     if student is None:
         raise UserError(f"{name} cannot take images of {size} px", _sizes_that_work(name, size))
     n = sum(p.numel() for p in student.parameters())
-    if n >= PARAM_LIMIT:
-        console.warn(f"{name} has {n / 1e6:.2f}M parameters, {PARAM_LIMIT / 1e6:.0f}M is the limit lowdino is made for")
+    if warn and n >= PARAM_LIMIT:
+        limit = f"{PARAM_LIMIT / 1e6:.0f}M"
+        console.warn(f"{name} has {n / 1e6:.2f}M parameters: a baseline; what is exported has under {limit}")
     return student
 
 

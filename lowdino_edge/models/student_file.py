@@ -67,7 +67,7 @@ def load_student(path: str | Path, image_size: int | None = None) -> Student:
             "restore it from the run, or train again",
         )
     preprocess = Preprocess.from_dict(card["preprocess"])
-    student = build_student(card["id"], image_size or preprocess.image_size, seed=0)
+    student = build_student(card["id"], image_size or preprocess.image_size, seed=0, warn=False)
     if image_size in (None, preprocess.image_size):
         student.preprocess = preprocess
     if card.get("head"):

@@ -21,10 +21,10 @@ from lowdino_edge.models.backbone import (
     IMAGENET_STD,
     Normalised,
     Student,
+    map_of,
     probe,
     seeded,
     timm_network,
-    tokens_to_map,
 )
 from lowdino_edge.models.student_file import load_student
 from lowdino_edge.models.students import STUDENTS
@@ -77,21 +77,24 @@ class Teacher(Normalised):
             return self.net(self.normalise(x_BCHW))
         return self.with_patches(x_BCHW)[0]
 
+    def embed_and_map(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network itself embeds images as, (B, D), and its last map, (B, D', h, w), in one pass."""
+        x_BCHW = self.normalise(x_BCHW)
+        if isinstance(self.net, Student):
+            return self.net.embed_and_map(x_BCHW)
+        if not hasattr(self.net, "forward_features"):
+            raise UserError(f"teacher {self.id} gives no patches", "use a timm network, or a loss without patches")
+        y = self.net.forward_features(x_BCHW)  # type: ignore[operator]
+        z_BD = self.net.forward_head(y)  # type: ignore[operator]
+        return z_BD, map_of(self.net, y, x_BCHW)
+
     def with_patches(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """`forward`, and the cells of the last map row by row, (B, P, D'), in one pass.
 
         Raises:
             UserError: the network has no map, as an ONNX file.
         """
-        x_BCHW = self.normalise(x_BCHW)
-        if isinstance(self.net, Student):
-            z_BD, map_BDhw = self.net.embed_and_map(x_BCHW)
-        elif hasattr(self.net, "forward_features"):
-            y = self.net.forward_features(x_BCHW)  # type: ignore[operator]
-            z_BD = self.net.forward_head(y)  # type: ignore[operator]
-            map_BDhw = tokens_to_map(self.net, y) if y.ndim == 3 else y
-        else:
-            raise UserError(f"teacher {self.id} gives no patches", "use a timm network, or a loss without patches")
+        z_BD, map_BDhw = self.embed_and_map(x_BCHW)
         patches_BPD = map_BDhw.flatten(2).mT
         if self.embedding == "cls":
             return z_BD, patches_BPD
@@ -130,9 +133,22 @@ def load_teacher(spec: str, *, download: bool = True) -> Teacher:
     net, cfg = _network(name)
     file = name.file or _find(name.name, cfg, download)
     fill(net, to_timm(read_state(file), net), file, name.name)
-    options = name.options
+    teacher = _teacher(name, net, cfg)
+    teacher.fingerprint = fingerprint(teacher, f"{teacher.id} {sorted(name.options.items())}")
+    _say_licence(teacher, row.terms if row else "")
+    return teacher
+
+
+def untrained_teacher(spec: str, seed: int) -> Teacher:
+    """The network of a teacher that is no file of ours and no ONNX, with random weights."""
+    name = parse_teacher(spec)
+    return _teacher(name, *_network(name, seed))
+
+
+def _teacher(name: TeacherName, net: nn.Module, cfg: dict[str, Any]) -> Teacher:
+    row, options = TEACHERS.get(name.name), name.options
     try:
-        teacher = Teacher(
+        return Teacher(
             name.name,
             net,
             _preprocess(name, cfg),
@@ -145,9 +161,6 @@ def load_teacher(spec: str, *, download: bool = True) -> Teacher:
         raise UserError(
             f"{name.name} cannot take images of {_size(name, cfg)} px: {e}", "set another ?image_size="
         ) from None
-    teacher.fingerprint = fingerprint(teacher, f"{teacher.id} {sorted(options.items())}")
-    _say_licence(teacher, row.terms if row else "")
-    return teacher
 
 
 def _say_licence(teacher: Teacher, terms: str) -> None:
@@ -187,7 +200,7 @@ def _from_student(path: Path) -> Teacher:
     return teacher
 
 
-def _network(name: TeacherName) -> tuple[Any, dict[str, Any]]:
+def _network(name: TeacherName, seed: int = 0) -> tuple[Any, dict[str, Any]]:
     """The timm network with random weights, and timm's settings for it."""
     import timm
 
@@ -199,7 +212,7 @@ def _network(name: TeacherName) -> tuple[Any, dict[str, Any]]:
     cfg = timm.get_pretrained_cfg(timm_name)
     size = name.options.get("image_size") or (row.image_size if row else None)
     try:
-        with seeded(0):
+        with seeded(seed):
             net = timm_network(timm_name, size, **arguments)
     except (TypeError, AssertionError, RuntimeError, ValueError) as e:
         raise UserError(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowdino_edge import console
-from lowdino_edge.errors import UserError
+from lowdino_edge.errors import MissingWeights, UserError
 from lowdino_edge.models.teachers import weights_dir
 from lowdino_edge.run import atomic_path
 
@@ -40,7 +40,7 @@ def find_weights(who: str, file: str, url: str, *, also: str | None = None, down
         file: name in `weights_dir()`; `also` is a second name under which it may lie there.
 
     Raises:
-        UserError: neither here nor to be had; says which file to fetch and where to put it.
+        MissingWeights: neither here nor to be had; says which file to fetch and where to put it.
     """
     for name in filter(None, (file, also)):
         if (weights_dir() / name).is_file():
@@ -58,7 +58,7 @@ def find_weights(who: str, file: str, url: str, *, also: str | None = None, down
         except (OSError, HTTPException, ValueError) as e:
             reason = f"the download failed ({getattr(e, 'reason', None) or e})"
     where = f"fetch {url} on another machine and put it" if url else f"put the file '{file}'"
-    raise UserError(
+    raise MissingWeights(
         f"no weights for {who}: '{target}' is not there and {reason}", f"{where} at {target}, or name it: {who}@FILE"
     )
 
@@ -67,10 +67,11 @@ def read_state(file: Path) -> State:
     """The tensors of a checkpoint, unwrapped: plain keys of one backbone.
 
     Raises:
-        UserError: no such file, not readable as a checkpoint, or no tensors in it.
+        MissingWeights: no such file.
+        UserError: not readable as a checkpoint, or no tensors in it.
     """
     if not file.is_file():
-        raise UserError(f"no weights at '{file}'", "check the path after the @")
+        raise MissingWeights(f"no weights at '{file}'", "check the path after the @")
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file

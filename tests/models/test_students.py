@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lowdino_edge import api
+from lowdino_edge.config import load_recipe
 from lowdino_edge.errors import UserError
 from lowdino_edge.models import backbone
 from lowdino_edge.models.backbone import build_student, count_macs
 from lowdino_edge.models.nano import NanoNet
 from lowdino_edge.models.student_file import load_student, save_student
 from lowdino_edge.models.students import PARAM_LIMIT, STUDENTS
+from lowdino_edge.workspace import Workspace
 
 
 def images(n: int, size: int) -> torch.Tensor:
@@ -166,6 +170,16 @@ def test_any_timm_name(capsys: pytest.CaptureFixture[str]):
     assert capsys.readouterr().err == ""
     assert build_student("resnet18", 64, seed=0).id == "resnet18"
     assert "11.18M" in capsys.readouterr().err
+
+
+def test_a_baseline_trains_on_and_is_not_exported(tmp_path: Path) -> None:
+    file = tmp_path / "student.safetensors"
+    save_student(build_student("timm:resnet18", 32, seed=0), file, {})
+    settings = ["student.id=timm:resnet18", f"student.weights={file}", "device=cpu"]
+    assert Workspace(load_recipe(None, settings)).new_student().id == "resnet18"
+    with pytest.raises(UserError, match=r"11\.18M parameters, what ships has under 5M"):
+        api.export(str(file), targets=["onnx"], schemes=["none"], out=tmp_path / "artifacts")
+    assert not (tmp_path / "artifacts").exists()
 
 
 def test_unknown_student_offers_the_nearest():
