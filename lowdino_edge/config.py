@@ -5,7 +5,6 @@ Precedence: flag > --set > recipe file > the defaults below (LowDINO's Table 2 w
 
 from __future__ import annotations
 
-import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,9 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from lowdino_edge.errors import UserError, nearest
+from lowdino_edge.eval_settings import EvalConfig
+from lowdino_edge.eval_settings import KnnConfig as KnnConfig
+from lowdino_edge.paper_settings import PaperConfig
 from lowdino_edge.settings import (
     ByolConfig,
     DinoConfig,
@@ -31,6 +33,7 @@ from lowdino_edge.settings import (
     ViewsConfig,
     defaults_of,
 )  # fmt: skip
+from lowdino_edge.trees import merge, nested, override, read_recipe
 
 # YAML reads 2222 as a number
 Text = Annotated[str, BeforeValidator(lambda v: str(v) if isinstance(v, int | float) else v)]
@@ -159,17 +162,6 @@ class ExportConfig(Strict):
     deployment_target: Literal["iOS16", "iOS17", "iOS18"] = "iOS17"  # Core ML
 
 
-class KnnConfig(Strict):
-    protocol: Literal["standard", "lowdino-legacy"] = "standard"
-    k: Annotated[int, Field(ge=1)] = 20
-    temperature: Positive = 0.07
-
-
-class EvalConfig(Strict):
-    knn: list[KnnConfig] = [KnnConfig()]
-    baselines: bool = True  # raw pixels and the untrained backbone, beside the student
-
-
 class BenchmarkConfig(Strict):
     devices: list[str] = ["host"]
     threads: Annotated[int, Field(ge=1)] = 1
@@ -186,18 +178,21 @@ class BenchmarkConfig(Strict):
 
 
 class Recipe(Strict):
-    """The whole chain. A stage that is null is left out."""
+    """The whole chain. A stage that is null is left out; where nothing is trained, `model` is evaluated, or the student
+    as it is."""
 
     name: str = "run"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: str = "auto"
     data: DataConfig = DataConfig()
     student: StudentConfig = StudentConfig()
+    model: str | None = None  # MODEL that is only evaluated; row:NAME is the run beside this one
     train: TrainConfig | None = None
     distill: DistillConfig | None = None
     export: ExportConfig | None = None
     eval: EvalConfig = EvalConfig()
     benchmark: BenchmarkConfig | None = None
+    paper: PaperConfig | None = None
 
 
 def load_recipe(
@@ -209,7 +204,7 @@ def load_recipe(
     """Reads a recipe file, applies `--set a.b=value` overrides in order, then flags; checks everything.
 
     Args:
-        path: YAML file, or None for the defaults.
+        path: YAML file, which may name another one it builds on with `base:`, or None for the defaults.
         overrides: `key.path=value` strings; the value is read as YAML.
         base: keys that lie under the file (a command's own defaults).
         flags: keys that lie over everything; a key whose value is None is left out.
@@ -218,14 +213,14 @@ def load_recipe(
         UserError: no such file, not a mapping, an unknown key (its path and the allowed keys), a bad value.
     """
     tree: dict[str, Any] = {}
-    _merge(tree, dict(base or {}))
+    merge(tree, dict(base or {}))
     if path is not None:
-        _merge(tree, _read_yaml(Path(path)))
+        merge(tree, read_recipe(Path(path)))
     for item in overrides:
-        _merge(tree, _override(item))
+        merge(tree, override(item))
     for key, value in (flags or {}).items():
         if value is not None:
-            _merge(tree, _nested(key, value))
+            merge(tree, nested(key, value))
     return parse_recipe(tree)
 
 
@@ -240,49 +235,6 @@ def parse_recipe(tree: Mapping[str, Any]) -> Recipe:
 def dump_recipe(recipe: Recipe) -> str:
     """The fully resolved recipe as YAML; `load_recipe` reads it back to an equal recipe."""
     return yaml.safe_dump(recipe.model_dump(mode="json", by_alias=True), sort_keys=False)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"no recipe at '{path}'", "name a YAML file, for example recipes/quickstart.yaml")
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise UserError(f"'{path}' is not YAML: {e}", "mend the file at the line named") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise UserError(f"'{path}' holds a {type(tree).__name__}", "a recipe is a mapping of sections, such as train:")
-    return tree
-
-
-def _override(item: str) -> dict[str, Any]:
-    key, sep, raw = item.partition("=")
-    parts = key.strip().split(".")
-    if not sep or not all(parts):
-        raise UserError(f"cannot read --set '{item}'", "write --set section.key=value, such as --set train.epochs=5")
-    try:
-        value: Any = yaml.safe_load(raw)
-    except yaml.YAMLError as e:
-        raise UserError(f"cannot read the value of --set '{item}': {e}", "quote the value as YAML wants it") from None
-    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?e[-+]?\d+", value):
-        value = float(value)  # YAML 1.1 reads 1e-3 as a string
-    return _nested(key.strip(), value)
-
-
-def _nested(key: str, value: Any) -> dict[str, Any]:
-    """`a.b` and 1 become `{"a": {"b": 1}}`."""
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return typing.cast(dict[str, Any], value)
-
-
-def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
-    for k, v in other.items():
-        if isinstance(v, Mapping) and isinstance(into.get(k), dict):
-            _merge(into[k], v)
-        else:
-            into[k] = dict(v) if isinstance(v, Mapping) else v
 
 
 def _explain(e: ValidationError) -> UserError:

@@ -26,6 +26,10 @@ class UserError(Exception):
         return type(self), (self.message, self.hint)  # it travels between processes
 
 
+class MissingWeights(UserError):
+    """The weights of a known network are not here and cannot be had."""
+
+
 def nearest(name: str, options: Iterable[str], n: int = 3) -> str:
     """`"did you mean a or b?"` for a mistyped `name`, or the whole list where nothing is near."""
     known = sorted(options)

@@ -65,7 +65,7 @@ class ViewsConfig(Strict):
 
 
 class OptimConfig(Strict):
-    name: Literal["adamw", "sgd"] = "sgd"
+    name: Literal["adamw", "adam", "sgd"] = "sgd"
     lr: Positive = 5e-4  # peak, for the batch size as given (no hidden scaling)
     min_lr: Annotated[float, Field(ge=0)] = 1e-6
     warmup_epochs: Annotated[float, Field(ge=0)] = 10

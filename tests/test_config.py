@@ -62,6 +62,37 @@ def test_missing_recipe(tmp_path: Path) -> None:
         load_recipe(tmp_path / "absent.yaml")
 
 
+def test_a_recipe_over_its_base(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "all.yaml").write_text(
+        "seed: 3\ntrain: {epochs: 7, optim: {lr: 0.5}}\neval: {data: cifar10}\n"
+    )
+    file = tmp_path / "small.yaml"
+    file.write_text("base: base/all.yaml\ntrain: {epochs: 2}\ndata: {source: stl10, train_limit: 50}\n")
+    recipe = load_recipe(file, ["train.batch_size=8"])
+    assert recipe.train is not None and recipe.name == "small"
+    assert (recipe.seed, recipe.train.epochs, recipe.train.batch_size, recipe.train.optim.lr) == (3, 2, 8, 0.5)
+    assert parse_recipe(yaml.safe_load(dump_recipe(recipe))) == recipe
+    for moved in (load_recipe(file, ["data=photos"]), load_recipe(file, flags={"data": "photos"})):
+        assert (moved.data.source, moved.data.train_limit, moved.eval.data) == ("photos", 50, None)
+    assert (recipe.data.source, recipe.eval.data) == ("stl10", "cifar10")
+
+
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [("absent.yaml", "'absent.yaml', which is not there"), ("one.yaml", "has a base itself"),
+     ("two.yaml", "has a base itself"), ("[1]", "which is not there"), ("list.yaml", "holds a list")],
+)  # fmt: skip
+def test_a_base_that_cannot_be(tmp_path: Path, base: str, said: str) -> None:
+    """Missing, the recipe itself, one with a base of its own, no name, no mapping."""
+    (tmp_path / "one.yaml").write_text(f"base: {base}\n")
+    (tmp_path / "two.yaml").write_text("base: one.yaml\n")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(UserError) as e:
+        load_recipe(tmp_path / "one.yaml")
+    assert said in e.value.message
+
+
 def test_scientific_notation_is_a_number() -> None:
     recipe = load_recipe(None, ["train.optim.lr=1e-3"])
     assert recipe.train is not None
