@@ -18,6 +18,7 @@ from lowdino_edge.evaluation import evaluate as evaluate
 from lowdino_edge.measure import benchmark as benchmark
 from lowdino_edge.measure import report as report
 from lowdino_edge.measure import serve as serve
+from lowdino_edge.models.students import PARAM_LIMIT
 from lowdino_edge.resolve import Model, resolve
 from lowdino_edge.run import Run, read_json
 from lowdino_edge.workspace import Workspace, open_run
@@ -277,6 +278,11 @@ def export_pairs(
         else Workspace(recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": calibration})}))
     )
     student = found.student(recipe.student.image_size)
+    if (n := _params(student)) >= PARAM_LIMIT:
+        raise UserError(
+            f"{student.id} has {n / 1e6:.2f}M parameters, what ships has under {PARAM_LIMIT / 1e6:.0f}M",
+            "export a student of `lowdino list students`",
+        )
     subject = _subject(student, source, cfg, knn=any(scheme not in EXACT for _, scheme in pairs))
     extra = {**_origin(found), "proof": {"source": source.recipe.data.source, "split": "test"}}
     extra["proof"]["images"] = len(subject.images_NCHW)
@@ -370,7 +376,8 @@ def estimate(recipe: Recipe) -> dict[str, Any]:
             return {}
     steps = round(cfg.epochs * (len(pixels) // cfg.batch_size))
     state = sum(t.nbytes for t in method.state_dict().values())
-    moments = {"adamw": 2, "sgd": 1}[cfg.optim.name] * sum(p.nbytes for p in method.parameters() if p.requires_grad)
+    learned = sum(p.nbytes for p in method.parameters() if p.requires_grad)
+    moments = (1 if cfg.optim.name == "sgd" else 2) * learned
     return {
         "method": cfg.method,
         "student": student.id,

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lowdino_edge import __version__
+from lowdino_edge import __version__, console
 from lowdino_edge import options as o
 from lowdino_edge.errors import UserError, unknown
 from lowdino_edge.exits import guarded
-from lowdino_edge.present import emit, knn_text, retrieval_text, settings, table
+from lowdino_edge.present import emit, knn_text, settings, table
 
 if TYPE_CHECKING:
     from lowdino_edge.config import Recipe
@@ -57,7 +57,10 @@ def run_(
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
-    """The whole chain the recipe names: train, distill, export, eval, benchmark, report."""
+    """The whole chain the recipe names: train, distill, export, eval, benchmark, report. A directory of recipes: all of
+    them, and a table of the papers' figures beside ours."""
+    if recipe.is_dir():
+        return _run_all(recipe, out, set_, o.flags("", locals()), resume, overwrite, dry_run)
     loaded = load_recipe(recipe, set_, flags=o.flags("", locals()))
     settings(loaded, "data", "student", "train", "distill", "export", "benchmark")
     if dry_run:
@@ -70,11 +73,38 @@ def run_(
         f"{a['target']}-{a['scheme']}: {a['bytes'] / 1e6:.2f} MB, cosine {a['parity']['cosine_mean']:.5f}"
         for a in summary["artifacts"]
     ]
+    made = summary["report"] is not None
     emit(
         summary,
-        "\n".join([*lines, f"report: {summary['report']}"]),
-        f"lowdino benchmark {summary['run']} --data {loaded.data.source}",
+        "\n".join([*lines, f"report: {summary['report']}" if made else f"results: {summary['run']}/results"]),
+        f"lowdino benchmark {summary['run']} --data {loaded.data.source}" if made else "",
     )
+
+
+def _run_all(
+    recipes: Path,
+    out: Path | None,
+    set_: list[str] | None,
+    flags: Mapping[str, Any],
+    resume: bool,
+    overwrite: bool,
+    dry_run: bool,
+) -> None:
+    if overwrite:
+        raise UserError("the runs of a directory are not overwritten", "name another --out, or remove them yourself")
+    from lowdino_edge import papers
+
+    if dry_run:
+        names = list(papers.load_all(recipes, set_ or (), flags))
+        return emit({"recipes": names}, "\n".join(names))
+    out = out or Path("runs") / recipes.resolve().name
+    document = papers.run_all(recipes, out, set_ or (), flags, resume=resume)
+    done = sum(r["status"] == "done" for r in document["rows"])
+    table_ = out / "papers.md"
+    emit({"table": str(table_), **document}, f"{done} of {len(document['rows'])} recipes are done: {table_}")
+    if document["failed"]:
+        console.warn(f"failed, the table says why: {', '.join(document['failed'])}")
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -282,6 +312,7 @@ def eval_(
     temperature: o.Temperature = None,
     protocol: o.Protocol = None,
     bank_from: o.BankFrom = None,
+    out: o.ResultsDir = None,
     image_size: o.ImageSize = None,
     workers: o.Workers = None,
     device: o.Device = None,
@@ -290,7 +321,7 @@ def eval_(
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
-    """One metric of a run, an artifact, a student or a teacher."""
+    """One metric of a run, an artifact, a student or a teacher: see `lowdino list tasks`."""
     given = {"protocol": protocol, "k": k, "temperature": temperature}
     flags = o.flags("", locals())
     first = load_recipe(None, set_, flags=flags).eval.knn[:1]
@@ -298,8 +329,8 @@ def eval_(
     loaded = load_recipe(None, set_, flags={**flags, "eval.knn": [wanted]})
     from lowdino_edge import api
 
-    result = api.evaluate(model, data, task, recipe=loaded, bank_from=bank_from)
-    emit(result, knn_text(result) if task == "knn" else retrieval_text(result))
+    result = api.evaluate(model, data, task, recipe=loaded, bank_from=bank_from, out=out)
+    emit(result, result.pop("line"))
 
 
 @app.command()

@@ -75,7 +75,10 @@ Calibrate = Annotated[str | None, typer.Option("--calibration", help="SRC of rea
 Source = Annotated[str, typer.Option("--data", help="synthetic, a named set, or a folder of images.")]
 Split = Annotated[Literal["train", "test"], typer.Option("--split")]
 File = Annotated[Path, typer.Option("--out", help="An .npz file.")]
-Task = Annotated[str, typer.Option("--task", help="knn or retrieval.")]
+Task = Annotated[str, typer.Option("--task", help="One of `lowdino list tasks`.")]
+ResultsDir = Annotated[
+    Path | None, typer.Option("--out", help="Where results/ goes. Default: into the run that MODEL belongs to.")
+]
 BankFrom = Annotated[
     str | None, typer.Option("--bank-from", help="Retrieval: the model whose embeddings are searched. Default: MODEL.")
 ]
@@ -88,14 +91,16 @@ Runs = Annotated[int | None, typer.Option("--runs", help="Timed calls per model.
 Port = Annotated[int | None, typer.Option("--port", help="Default: 8150, or the next that is free.")]
 Lan = Annotated[bool, typer.Option("--lan", help="For a phone in the same network: https and a one-time token.")]
 Version = Annotated[bool, typer.Option("--version", help="Print the version.")]
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file, such as recipes/quickstart.yaml.")]
+RecipePath = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="YAML file, such as recipes/quickstart.yaml, or a directory of them.")
+]
 Model = Annotated[str, typer.Argument(metavar="MODEL")]
 Models = Annotated[list[str], typer.Argument(metavar="MODEL...")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN")]
-What = Annotated[str, typer.Argument(metavar="students|teachers|methods|targets|schemes|datasets|devices")]
+What = Annotated[str, typer.Argument(metavar="students|teachers|methods|tasks|targets|schemes|datasets|devices")]
 
 _KEYS = {
-    "data": "data.source",
+    "data": "data",
     "workers": "data.workers",
     "student": "student.id",
     "image_size": "student.image_size",

@@ -39,7 +39,8 @@ def knn_text(knn: Mapping[str, Any] | None) -> str:
     if not knn:
         return "kNN not measured (no labels)"
     p = knn["protocol"]
-    protocol = f"k {p['k']}, temperature {p['temperature']}, {p['metric']}, {p['image_size']} px"
+    temperature = "" if p["temperature"] is None else f"temperature {p['temperature']}, "
+    protocol = f"k {p['k']}, {temperature}{p['metric']}, {p['image_size']} px"
     return f"kNN {100 * knn['top1']:.2f}% ({protocol}; bank {knn['n_bank']}, queries {knn['n_query']})"
 
 

@@ -12,6 +12,7 @@ from lowdino_edge.artifact import Artifact, directory_of
 from lowdino_edge.errors import UserError, unknown
 from lowdino_edge.models.students import STUDENTS
 from lowdino_edge.models.teachers import TEACHERS, canonical, with_image_size
+from lowdino_edge.run import read_json, sha256
 from lowdino_edge.types import Encoder
 
 if TYPE_CHECKING:
@@ -29,8 +30,16 @@ class Model:
     name: str
     run: Path | None = None
 
-    def encoder(self, device: str = "cpu", threads: int | None = None, image_size: int | None = None) -> Encoder:
-        """Loads it, to run on `threads` threads; None: one for an artifact, torch's own setting for a student."""
+    def encoder(
+        self,
+        device: str = "cpu",
+        threads: int | None = None,
+        image_size: int | None = None,
+        *,
+        download: bool = True,
+    ) -> Encoder:
+        """Loads it, to run on `threads` threads; None: one for an artifact, torch's own setting for a student. A
+        teacher's weights may be fetched where `download` says so."""
         from lowdino_edge import runtimes
         from lowdino_edge.runtimes.eager import EagerEncoder
 
@@ -42,7 +51,7 @@ class Model:
             from lowdino_edge.models.teacher import load_teacher
 
             spec = self.spec if image_size is None else with_image_size(self.spec, image_size)
-            return EagerEncoder(load_teacher(spec), name=self.name, device=device, threads=threads)
+            return EagerEncoder(load_teacher(spec, download=download), name=self.name, device=device, threads=threads)
         return EagerEncoder(self.student(image_size), name=self.name, device=device, threads=threads)
 
     def student(self, image_size: int | None = None) -> Student:
@@ -112,3 +121,12 @@ def _artifact(directory: Path) -> Model:
 def describe(model: Model) -> dict[str, Any]:
     """For JSON results: what was measured."""
     return {"model": model.name, "kind": model.kind}
+
+
+def weights(model: Model) -> str:
+    """sha256 of the file behind it; of what is no file, its name."""
+    path = Path(model.spec)
+    if model.kind == "artifact":
+        return str(read_json(path / "artifact.json")["sha256"])
+    file = path / "student.safetensors" if path.is_dir() else path
+    return sha256(file) if file.is_file() else model.spec

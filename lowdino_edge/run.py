@@ -136,8 +136,8 @@ class Run:
         write_json(path, value)
         return path
 
-    def write_env(self) -> None:
-        write_json(self.path / "env.json", environment())
+    def write_env(self, **more: Any) -> None:
+        write_json(self.path / "env.json", {**environment(), **more})
 
     def finish(self) -> None:
         """Writes DONE, last of all."""

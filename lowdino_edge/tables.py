@@ -31,6 +31,12 @@ def _methods() -> Rows:
     return [{"id": m.id, "summary": m.summary} for m in METHODS.values()]
 
 
+def _tasks() -> Rows:
+    from lowdino_edge.tasks import TASKS
+
+    return [{"id": t.id, "summary": t.summary} for t in TASKS.values()]
+
+
 def _targets() -> Rows:
     from lowdino_edge.export import TARGETS
 
@@ -65,6 +71,7 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "students": _students,
     "teachers": _teachers,
     "methods": _methods,
+    "tasks": _tasks,
     "targets": _targets,
     "schemes": _schemes,
     "datasets": _datasets,

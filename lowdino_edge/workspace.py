@@ -103,7 +103,7 @@ class Workspace:
         if source is None:
             return build_student(cfg.id, cfg.image_size, seed=self.recipe.seed)
         student = load_student(source, image_size=cfg.image_size)
-        if student.id != cfg.id:
+        if student.id != cfg.id.removeprefix("timm:"):
             raise UserError(
                 f"'{source}' holds a {student.id}, the recipe wants {cfg.id}",
                 f"use --student {student.id}, or other weights",
@@ -125,7 +125,7 @@ class Workspace:
 
         self.need_labels()
         bank, query = self.embed(encoder, "train"), self.embed(encoder, "test")
-        return [evaluate(bank, query, cfg, encoder.preprocess.image_size) for cfg in protocols]
+        return [evaluate(bank, query, cfg, encoder.preprocess.image_size, self.device) for cfg in protocols]
 
     def knn_result(self, run: Run, name: str, encoder: Encoder) -> None:
         """Writes the run's kNN results by every protocol of the recipe; nothing where there are no labels."""
@@ -155,7 +155,7 @@ class Workspace:
             encoder = EagerEncoder(student, name="student", device=self.device)
             bank = _embed_shared(encoder, self.bank(preprocess, limit))
             query = _embed_shared(encoder, self.queries(preprocess, MONITOR_QUERIES))
-            return {"knn_top1": float(evaluate(bank, query, cfg, preprocess.image_size)["top1"])}
+            return {"knn_top1": float(evaluate(bank, query, cfg, preprocess.image_size, self.device)["top1"])}
 
         return measure
 
@@ -225,7 +225,8 @@ def open_run(recipe: Recipe, out: Path, *, resume: bool, overwrite: bool) -> Ite
         yield Run(out)
     except BaseException:
         # a chain's stages keep their checkpoints below it
-        if fresh and not any(out.rglob("checkpoints/*/meta.json")) and not any(out.rglob("student.safetensors")):
+        kept = ("**/checkpoints/*/meta.json", "**/student.safetensors", "results/*")
+        if fresh and not any(any(out.glob(k)) for k in kept):
             shutil.rmtree(out, ignore_errors=True)
             if earlier is not None and earlier.is_dir() and not out.exists():
                 earlier.rename(out)
@@ -240,22 +241,35 @@ def _open(recipe: Recipe, out: Path, *, held: bool, resume: bool, overwrite: boo
     if resume and held and not is_run(out):
         raise UserError(f"'{out}' is no lowdino run, so it cannot be resumed", "name the run's directory with --out")
     run = Run.create(out, resume=resume, overwrite=overwrite)
-    if resume and run.recipe.is_file() and load_recipe(run.recipe) != recipe:
-        difference = _first_difference(run.recipe, dump_recipe(recipe))
-        raise UserError(
-            f"the settings differ from those '{out}' was started with: {difference}",
-            "resume with the same settings (its recipe.yaml), or use another --out",
-        )
+    if resume:
+        check_same(recipe, run)
     if resume and run.done.is_file():
         console.say(f"'{out}' is done already")
         return False
     return True
 
 
+def check_same(recipe: Recipe, run: Run) -> None:
+    """Raises `UserError` where the run was started with other settings."""
+    if run.recipe.is_file() and load_recipe(run.recipe) != recipe:
+        difference = _first_difference(run.recipe, dump_recipe(recipe))
+        raise UserError(
+            f"the settings differ from those '{run.path}' was started with: {difference}",
+            "resume with the same settings (its recipe.yaml), or use another --out",
+        )
+
+
 def _first_difference(saved: Path, text: str) -> str:
     old, new = saved.read_text(encoding="utf-8").splitlines(), text.splitlines()
     pair = next(((a, b) for a, b in zip(old, new, strict=False) if a != b), ("", ""))
     return f"'{pair[0].strip()}' then, '{pair[1].strip()}' now"
+
+
+def gpu_name(device: str) -> str | None:
+    """As its maker calls it; None for a CPU."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else None if device == "cpu" else device
 
 
 def pick_device(name: str) -> str:

@@ -12,10 +12,12 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "lowdino_edge"
 
 # What each room may import of the package, besides itself and the ground floor.
-GROUND = {"errors", "types", "config", "settings", "console", "quiet", "memory"}
+GROUND = {
+    "errors", "types", "config", "trees", "settings", "eval_settings", "paper_settings", "console", "quiet", "memory"
+}  # fmt: skip
 ALLOWED: dict[str, set[str]] = {
-    "errors": set(), "types": set(), "config": set(), "settings": set(), "console": set(), "quiet": set(),
-    "memory": set(), "parallel": set(),
+    "errors": set(), "types": set(), "config": set(), "trees": set(), "settings": set(), "eval_settings": set(),
+    "paper_settings": set(), "console": set(), "quiet": set(), "memory": set(), "parallel": set(),
     "run": set(), "scratch": set(), "artifact": {"run"}, "losses": {"parallel"}, "quant": {"parallel"},
     "models": {"run"}, "data": {"run"}, "runtimes": {"artifact"},
     "methods": {"losses", "models", "data", "quant.qat", "parallel"},
@@ -26,11 +28,15 @@ ALLOWED: dict[str, set[str]] = {
     "serve": {"artifact", "run"},
     "bench": {"runtimes", "evals", "run", "artifact", "serve"},
     "prove": {"artifact", "export", "runtimes", "evals", "run", "models", "quant", "card", "scratch"},
+    "tasks": {
+        "evals", "models", "data", "losses", "methods.supervised", "train", "runtimes.eager", "run", "resolve",
+        "workspace", "present",
+    },
     "report": {"run", "plots", "card"}, "plots": {"run"}, "card": {"run"},
 }  # fmt: skip
 TOP = {
-    "api", "chain", "cli", "doctor", "evaluation", "exits", "lineup", "measure", "options", "present", "resolve",
-    "tables", "workspace",
+    "api", "chain", "cli", "doctor", "evaluation", "exits", "judge", "lineup", "measure", "options", "papers",
+    "present", "resolve", "tables", "workspace",
 }  # fmt: skip
 
 

@@ -25,19 +25,22 @@ class Feed:
     Args:
         batch_size: images of a step, over all processes.
         passes: in which they are taken, one after the other.
+        rows: of the pixels, the only ones that are taken; None: all.
 
     Raises:
         UserError: `batch_size` is larger than the data, or cannot be divided.
     """
 
-    def __init__(self, pixels: Pixels, batch_size: int, seed: int, device: str, passes: int = 1) -> None:
-        n = len(pixels)
+    def __init__(
+        self, pixels: Pixels, batch_size: int, seed: int, device: str, passes: int = 1, rows: Int64 | None = None
+    ) -> None:
+        n = len(pixels) if rows is None else len(rows)
         if batch_size > n:
             raise UserError(
                 f"a batch of {batch_size} is larger than the data ({n} images)", f"use --batch-size {n} or less"
             )
         self.u8_NCHW, self.n, self.batch_size, self.seed = pixels.u8_NCHW, n, batch_size, seed
-        self.device = torch.device(device)
+        self.device, self.among_N = torch.device(device), rows
         self.steps_per_epoch = n // batch_size
         self.parts = parallel.parts_of(batch_size, passes)
         self._epoch, self._order_N = -1, np.empty(0, np.int64)
@@ -46,7 +49,8 @@ class Feed:
         """Of the whole batch."""
         epoch, i = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
-            self._epoch, self._order_N = epoch, epoch_order(self.n, self.seed, epoch)
+            order_N = epoch_order(self.n, self.seed, epoch)
+            self._epoch, self._order_N = epoch, order_N if self.among_N is None else self.among_N[order_N]
         return self._order_N[i * self.batch_size : (i + 1) * self.batch_size]
 
     def batch(self, step: int, plan: ViewPlan, k: int = 0) -> Batch:

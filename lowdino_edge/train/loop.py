@@ -28,7 +28,7 @@ from lowdino_edge.train.guard import CollapseWatch, Interrupts, avoid_onednn_fau
 from lowdino_edge.train.logs import Logs, preview
 from lowdino_edge.train.optim import clip_gradients, make_optimizer, set_rates
 from lowdino_edge.train.schedule import make_schedule
-from lowdino_edge.types import Progress
+from lowdino_edge.types import Int64, Progress
 
 if TYPE_CHECKING:
     from lowdino_edge.data.pixels import Pixels
@@ -39,13 +39,18 @@ Evaluate = Callable[[Student], dict[str, float]]
 class Trainer:
     """A method with its optimiser, schedule and data: everything that one step needs.
 
+    Args:
+        rows: of the pixels, the only ones that are trained on; None: all.
+
     Raises:
         UserError: a batch larger than the data, a precision that the device does not have.
     """
 
-    def __init__(self, method: Method, pixels: Pixels, cfg: LoopConfig, *, seed: int, device: str) -> None:
+    def __init__(
+        self, method: Method, pixels: Pixels, cfg: LoopConfig, *, seed: int, device: str, rows: Int64 | None = None
+    ) -> None:
         self.bf16 = _use_bf16(cfg.precision, device)
-        self.feed = Feed(pixels, cfg.batch_size, seed, device, cfg.accumulate)
+        self.feed = Feed(pixels, cfg.batch_size, seed, device, cfg.accumulate, rows)
         self.steps_per_epoch = self.feed.steps_per_epoch
         self.total_steps = max(1, round(cfg.epochs * self.steps_per_epoch))
         self.cfg, self.device = cfg, torch.device(device)

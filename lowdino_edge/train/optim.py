@@ -10,10 +10,12 @@ from lowdino_edge.settings import OptimConfig
 
 
 def make_optimizer(method: Method, cfg: OptimConfig) -> torch.optim.Optimizer:
-    """AdamW or SGD over `method.trainable()`. Rates are set before every step by `set_rates`."""
+    """AdamW, Adam or SGD over `method.trainable()`. Rates are set before every step by `set_rates`. Weight decay is
+    taken from the weights by AdamW, added to the gradients by the other two."""
     groups = method.trainable()
-    if cfg.name == "adamw":
-        return torch.optim.AdamW(groups, lr=cfg.lr, weight_decay=0.0, fused=True)
+    if cfg.name != "sgd":
+        kind = torch.optim.AdamW if cfg.name == "adamw" else torch.optim.Adam
+        return kind(groups, lr=cfg.lr, weight_decay=0.0, fused=True)
     return torch.optim.SGD(groups, lr=cfg.lr, momentum=cfg.momentum, weight_decay=0.0, fused=True)
 
 

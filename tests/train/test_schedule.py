@@ -50,7 +50,7 @@ def test_rates_are_never_zero_or_negative_before_the_end(total: int, warmup: flo
     assert all(0 < s.lr(i) <= 1 + 1e-9 for i in range(total))
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
 def test_biases_and_norms_do_not_decay(name: str) -> None:
     made = tiny_run.method()
     optimizer = make_optimizer(made, OptimConfig(name=name))  # type: ignore[arg-type]
