@@ -8,7 +8,7 @@ NPM_CI := npm ci --no-audit --no-fund --loglevel=error
 # Packages are installed without bytecode; without this each process would compile torch anew where the variable is set.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-tflite-runtime test-slow matrix losses test-mobile test-native screenshots web wheel install clean
+.PHONY: demo test test-tflite-runtime test-slow matrix losses papers test-mobile test-native screenshots web wheel install clean
 
 demo: install
 	$(BIN)/lowdino run recipes/quickstart.yaml --out runs/quickstart --resume
@@ -53,6 +53,13 @@ matrix: install
 # two on two cores for 45,000 images at 32 px. A killed one goes on. Draws docs/losses.{json,md,svg}.
 losses: install
 	$(BIN)/python tests/bench/distill_losses.py --data '$(DATA)' --teacher '$(TEACHER)' --long 10
+
+# The papers' tables: every recipe of recipes/paper, and docs/papers.{json,md} of what is done. Days with the papers' own
+# settings and a GPU; a killed one goes on. SET: what is to be other, as "--set data=cifar10 --set train.epochs=2".
+SET ?=
+papers: install
+	$(BIN)/lowdino run recipes/paper --out runs/papers --resume $(SET); done=$$?; \
+	  cp runs/papers/papers.json runs/papers/papers.md docs/ && exit $$done
 
 # The sample apps: their own tests, the web app in Chromium and WebKit around a real `lowdino serve`, the Expo bundles.
 test-mobile: install web test-native

@@ -2,6 +2,8 @@
 
 runs/NAME/train/     a complete training run          runs/NAME/distill/   a complete distillation run
 runs/NAME/student.*  what ships: the last stage's     runs/NAME/artifacts/ results/ report.html DONE
+
+Where nothing is trained, what ships is the student as it is; a recipe with `model` only evaluates that.
 """
 
 from __future__ import annotations
@@ -13,14 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from lowdino_edge import api, console, parallel
+from lowdino_edge import api, console, judge, parallel
 from lowdino_edge.artifact import Artifact
 from lowdino_edge.config import Recipe
 from lowdino_edge.errors import UserError
 from lowdino_edge.resolve import resolve
 from lowdino_edge.run import Run, atomic_path, read_json, write_json
+from lowdino_edge.tasks import task
 from lowdino_edge.types import Preprocess
-from lowdino_edge.workspace import Workspace, open_run, seeded_sample
+from lowdino_edge.workspace import Workspace, gpu_name, open_run, seeded_sample
 
 QUERIES, NEIGHBOURS = 8, 6  # rows and columns of the picture in the report
 PIXELS = 48  # size at which raw pixels are compared, or the student's own if that is smaller
@@ -28,33 +31,65 @@ PIXELS = 48  # size at which raw pixels are compared, or the student's own if th
 
 def run(recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
     """Runs every stage of `recipe` that is not done yet; returns the summary that `--json` prints."""
-    if recipe.train is None and recipe.distill is None:
-        raise UserError("the recipe trains nothing", "give it a train: or a distill: section")
+    _check(recipe)
     if parallel.started():
         raise UserError("a whole chain runs in one process", "use torchrun with `lowdino train` and `lowdino distill`")
     start = time.monotonic()
     with open_run(recipe, out, resume=resume, overwrite=overwrite) as top:
         if top is None:
             return summary(Run(out))
-        top.write_env()
         work = Workspace(recipe)
-        _need_teacher(recipe, top)
-        last = _learn(recipe, top, work)
-        _ship(last, top)
-        if recipe.eval.baselines and work.labelled():
-            _baselines(top, work, recipe)
-        _neighbours(top, work)
+        top.write_env(gpu=gpu_name(work.device))
+        if recipe.model is None:
+            _make(recipe, top, work)
+        judge.evaluate_all(recipe, top, work)
         refused = _export(recipe, top, work) if recipe.export is not None else None
         if recipe.benchmark is not None and not _benchmarked(top):
             api.benchmark(
                 [str(top.path)], recipe.data.source, devices=recipe.benchmark.devices, recipe=recipe, work=work
             )
-        api.report(top.path)
+        if recipe.model is None:  # else nothing was made here
+            api.report(top.path)
         if refused is not None:
             raise refused
         top.finish()
-    console.say(f"done in {time.monotonic() - start:.0f} s: {top.report}")
+    console.say(f"done in {time.monotonic() - start:.0f} s: {top.path}")
     return summary(top)
+
+
+def _check(recipe: Recipe) -> None:
+    """Raises `UserError` for what can be known before anything is done."""
+    for id in recipe.eval.tasks:
+        task(id)
+    trains = recipe.train is not None or recipe.distill is not None
+    if recipe.model is None:
+        if not trains and not recipe.eval.tasks:
+            raise UserError("the recipe trains nothing", "give it a train: or a distill: section, or eval.tasks")
+        return
+    if trains or recipe.export is not None or recipe.benchmark is not None:
+        raise UserError(
+            f"the recipe names a model, '{recipe.model}', which is only evaluated",
+            "leave train, distill, export and benchmark out, or start from student.weights",
+        )
+
+
+def _make(recipe: Recipe, top: Run, work: Workspace) -> None:
+    """The student that ships, what it is compared with, and the pictures of its neighbours."""
+    if recipe.train is None and recipe.distill is None:
+        _save_as_it_is(recipe, top, work)
+    else:
+        _need_teacher(recipe, top)
+        _ship(_learn(recipe, top, work), top)
+    if recipe.eval.baselines and work.labelled():
+        _baselines(top, work, recipe)
+    _neighbours(top, work)
+
+
+def _save_as_it_is(recipe: Recipe, top: Run, work: Workspace) -> None:
+    from lowdino_edge.models.student_file import save_student
+
+    if not top.student_card.is_file():
+        save_student(work.new_student(), top.student, {"stage": "none", "seed": recipe.seed})
 
 
 def summary(top: Run) -> dict[str, Any]:
@@ -64,7 +99,7 @@ def summary(top: Run) -> dict[str, Any]:
     fields = ("target", "scheme", "bytes", "parity")
     return {
         "run": str(top.path),
-        "report": str(top.report),
+        "report": str(top.report) if top.report.is_file() else None,
         "knn_top1": knn,
         "artifacts": [{k: a[k] for k in fields} for a in artifacts],
     }
