@@ -60,6 +60,7 @@ class Facts:
     stages: list[Stage]
     knn: dict[str, Dict]  # who -> `eval` JSON, standard protocol
     other_knn: list[tuple[str, Dict]]  # further protocols: (who, JSON)
+    evaluations: dict[str, Dict]  # file's stem -> JSON of every other `eval`, and of kNN that has pictures
     benchmarks: dict[str, Dict]  # device -> `benchmark` JSON; the host first
     artifacts: list[Dict]
     problems: list[str] = field(default_factory=list)
@@ -106,18 +107,22 @@ def read_facts(path: Path) -> Facts:
             return {}
         return value
 
-    knn, other = {}, []
-    for file in sorted(run.results.glob("knn*__*__*.json")):
-        task, who, _ = file.stem.split("__", 2)
-        value = mapping(file)
-        if task == "knn" and value:
+    results = {f.stem: value for f in sorted(run.results.glob("*.json")) if (value := mapping(f))}
+    knn, other, timed, evaluations = {}, [], {}, {}
+    for stem, value in results.items():
+        task, who, device = (*stem.split("__", 2), "", "")[:3]
+        if stem.startswith("benchmark__all__"):
+            timed[device] = value
+            continue
+        if task == "knn" and device:
             knn[who] = value
-        elif value:
+        elif task.startswith("knn") and device:
             other.append((who, value))
+        if isinstance(value.get("task"), str) and (value.get("pictures") or not task.startswith("knn")):
+            evaluations[stem] = value
     cards = [mapping(c) for c in sorted(run.artifacts.glob("*/artifact.json"))]
-    timed = {f.stem.split("__", 2)[2]: mapping(f) for f in run.results.glob("benchmark__all__*.json")}
     recipe = mapping(run.recipe)
-    listed = mapping(run.results / "refused.json").get("refused")
+    listed = results.get("refused", {}).get("refused")
     return Facts(
         path=path,
         recipe=recipe,
@@ -128,7 +133,8 @@ def read_facts(path: Path) -> Facts:
         stages=_stages(run, recipe, mapping),
         knn=knn,
         other_knn=other,
-        benchmarks={k: timed[k] for k in sorted(timed, key=lambda k: (k != "host", k)) if timed[k]},
+        evaluations=evaluations,
+        benchmarks={k: timed[k] for k in sorted(timed, key=lambda k: (k != "host", k))},
         artifacts=[c for c in cards if c],
         problems=problems,
         refused=[str(r) for r in listed if isinstance(r, str)] if isinstance(listed, list) else [],

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from lowdino_edge.card.facts import Facts, licences, read_facts
-from lowdino_edge.report import artifacts, devices, pareto, pictures, training
+from lowdino_edge.report import artifacts, devices, evaluations, pareto, pictures, training
 from lowdino_edge.report.page import facts_list, missing, page, section
 from lowdino_edge.run import Run, write_text
 
@@ -32,6 +32,7 @@ def _run(run_dir: Path, facts: Facts) -> tuple[str, ...]:
         pareto.pareto(facts),
         artifacts.artifact_table(facts),
         training.accuracy(facts),
+        evaluations.evaluations(facts),
         training.curves(facts),
         pictures.neighbours(run_dir),
         pictures.views(run_dir),

@@ -41,6 +41,9 @@ border:1px solid currentColor;margin-right:6px}
 figure{margin:0}.sheet{max-width:100%;height:auto;border-radius:6px}
 figcaption{font-size:.9rem;font-weight:600;margin-bottom:4px}
 svg{display:block;width:100%;height:auto}
+.picture img{display:block;max-width:100%;height:auto;background:#fff;border:1px solid var(--edge);border-radius:6px}
+.picture figcaption{font-weight:400;color:var(--soft);margin:4px 0 8px;max-width:75ch}
+.picture.wide{grid-column:1/-1}
 .split{display:grid;grid-template-columns:minmax(0,3fr) minmax(0,2fr);gap:22px;align-items:center}
 @media(max-width:820px){.split{grid-template-columns:minmax(0,1fr)}}
 svg text{fill:var(--soft);font:13px system-ui,sans-serif}

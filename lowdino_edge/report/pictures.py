@@ -6,9 +6,11 @@ import base64
 import io
 import zipfile
 import zlib
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -17,7 +19,8 @@ from lowdino_edge.types import UInt8
 
 _SMALL = 112  # images up to this size are shown with sharp pixels
 _LIMIT = 2000  # pictures; more than a report can show are refused
-_PIXELS = 8_000_000  # of a sheet
+_PIXELS, _BYTES = 8_000_000, 8_000_000  # of a picture
+_WIDE = 1000  # pixels
 
 
 def neighbours(run_dir: Path) -> str:
@@ -49,27 +52,57 @@ def views(run_dir: Path) -> str:
     found = [(name, file) for name in ("", "train", "distill") if (file := run_dir / name / "views.png").is_file()]
     parts = [para("What training sees. First column: images of the first batch; beside each, its random views.")]
     for name, file in found:
-        shown = _picture(file)
-        if shown is None:
+        picture = shown(file)
+        if picture is None:
             parts.append(para(f"{file.relative_to(run_dir)} cannot be read; it is left out.", "warn"))
             continue
         title = {"": "", "train": "<h3>Training</h3>", "distill": "<h3>Distillation</h3>"}[name]
-        parts.append(f'{title}<img class="sheet" alt="images and their random views" src="{shown}">')
+        parts.append(f'{title}<img class="sheet" alt="images and their random views" src="{picture.uri}">')
     return section("Views", *parts) if found else ""
 
 
-def _picture(file: Path) -> str | None:
-    """A data URI; nothing where the file is no PNG, or too large for a page."""
+@dataclass(frozen=True)
+class Shown:
+    """A picture as a page without files holds it. `wide`: it wants the page's whole width."""
+
+    uri: str
+    wide: bool = False
+
+
+def shown(file: Path) -> Shown | None:
+    """A PNG or SVG as a data URI; nothing where the file is missing, neither of them, or too large for a page."""
+    try:
+        data = file.read_bytes() if file.stat().st_size <= _BYTES else b""
+    except OSError:
+        return None
+    if file.suffix == ".svg":
+        return Shown(_uri("svg+xml", data)) if _is_svg(data) else None
+    width = _png_width(data)
+    return None if width is None else Shown(_uri("png", data), width > _WIDE)
+
+
+def _is_svg(data: bytes) -> bool:
+    """Whether it can be drawn; a page's <img> runs nothing of what is in it and fetches nothing."""
+    try:
+        return ElementTree.fromstring(data).tag.rpartition("}")[2] == "svg"
+    except (ElementTree.ParseError, ValueError, LookupError):
+        return False
+
+
+def _png_width(data: bytes) -> int | None:
     from PIL import Image
 
-    data = file.read_bytes()
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            fits = image.width * image.height <= _PIXELS
+            width, fits = image.width, image.width * image.height <= _PIXELS
             image.verify()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
-    return "data:image/png;base64," + base64.b64encode(data).decode("ascii") if fits else None
+    return width if fits else None
+
+
+def _uri(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def png(u8_CHW: UInt8) -> str:
@@ -78,7 +111,7 @@ def png(u8_CHW: UInt8) -> str:
 
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(u8_CHW.transpose(1, 2, 0))).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return _uri("png", buffer.getvalue())
 
 
 def _grid(tiles: list[str], columns: int, size: int) -> str:
