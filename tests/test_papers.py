@@ -20,6 +20,7 @@ from lowdino_edge import papers
 from lowdino_edge.config import Recipe, load_recipe
 from lowdino_edge.errors import MissingWeights, UserError
 from lowdino_edge.paper_settings import FigureConfig
+from lowdino_edge.papers import rows
 from lowdino_edge.papers.rows import last_logged, no_paths, ours, row
 from lowdino_edge.papers.text import as_document, as_markdown
 from lowdino_edge.run import Run, write_json
@@ -208,7 +209,7 @@ def made_up(**values: Any) -> dict[str, Any]:
     figures = [{"name": "kNN", "unit": "%", "paper": 50.0, "ours": 12.345}]
     return {
         "recipe": "r", "table": "t", "row": "a row", "status": "done", "why": None, "figures": figures, "note": "",
-        "protocol": "So.", "paper_data": "theirs", "data": "ours", "network": "nano",
+        "protocol": "So.", "paper_data": "theirs", "data": "ours", "network": "nano", "instead": None,
         "machine": "one, 2 cores", "lines": [], "seconds": 3.2,
         **values,
     }  # fmt: skip
@@ -218,12 +219,20 @@ ABOUT = {"recipes": "paper", "overrides": [], "lowdino": "0"}
 
 
 def test_tables_come_in_the_order_of_their_rows_and_cells_hold_no_bars() -> None:
-    rows = [made_up(recipe="1", table="B"), made_up(recipe="2", table="A"), made_up(recipe="3", table="B", row="x|y")]
-    text = as_markdown(as_document(rows, ABOUT))
+    made = [made_up(recipe="1", table="B"), made_up(recipe="2", table="A"), made_up(recipe="3", table="B", row="x|y")]
+    text = as_markdown(as_document(made, ABOUT))
     assert re.findall(r"^## (.*)$", text, re.M) == ["B", "A"]
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert widths == {8} and "x/y" in text
     assert text.count("(`1`)") == text.count("(`2`)") == text.count("(`3`)") == 1
+
+
+def test_what_stands_in_for_another_network_is_said_beside_the_figure() -> None:
+    own = Recipe.model_validate({"distill": {"teacher": "dino_resnet50"}})
+    other = Recipe.model_validate({"distill": {"teacher": "timm:mobilenetv2_100?mean=0.5@/a/net.safetensors"}})
+    assert rows._instead(own, own) is None and rows._instead(other, own) == "mobilenetv2_100"
+    assert rows._instead(Recipe(model="nano"), Recipe(model="row:a")) == "nano"
+    assert "| 12.35% (with nano) |" in as_markdown(as_document([made_up(instead="nano")], ABOUT))
 
 
 def test_overrides_are_told_without_the_machine(tmp_path: Path) -> None:

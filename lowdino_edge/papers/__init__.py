@@ -67,11 +67,11 @@ def run_all(
     Raises:
         UserError: what `load_all` raises; `out` holds something else, or runs with other settings.
     """
-    recipes = load_all(directory, overrides, flags)
+    recipes, plain = load_all(directory, overrides, flags), load_all(directory)
     _open(out, recipes, resume)
     failed: dict[str, UserError] = {}
     about = _about(directory, overrides, flags)
-    document = _write(recipes, failed, out, about)
+    document = _write(recipes, plain, failed, out, about)
     for n, (name, recipe) in enumerate(recipes.items(), 1):
         console.say(f"[{n}/{len(recipes)}] {name}")
         try:
@@ -83,7 +83,7 @@ def run_all(
         except Exception as e:  # out of memory, a fault of a library: the other rows are still worth having
             failed[name] = UserError(f"{type(e).__name__}: {str(e).partition(chr(10))[0]}", "run this recipe by itself")
             console.warn(f"{name}: {failed[name].message}; {failed[name].hint}")
-        document = _write(recipes, failed, out, about)
+        document = _write(recipes, plain, failed, out, about)
     return document
 
 
@@ -123,9 +123,13 @@ def _about(directory: Path, overrides: Sequence[str], flags: Mapping[str, Any] |
 
 
 def _write(
-    recipes: Mapping[str, Recipe], failed: Mapping[str, UserError], out: Path, about: Mapping[str, Any]
+    recipes: Mapping[str, Recipe],
+    plain: Mapping[str, Recipe],
+    failed: Mapping[str, UserError],
+    out: Path,
+    about: Mapping[str, Any],
 ) -> dict[str, Any]:
-    rows = [row(name, recipe, Run(out / name), failed.get(name)) for name, recipe in recipes.items()]
+    rows = [row(name, recipe, Run(out / name), failed.get(name), plain[name]) for name, recipe in recipes.items()]
     document = as_document(rows, about)
     write_text(out / "papers.md", as_markdown(document))
     write_json(out / TABLE, document)

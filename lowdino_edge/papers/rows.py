@@ -19,14 +19,20 @@ STAGES = ("train", "distill")
 Found = dict[str, dict[str, Any]]  # task, or stage -> its JSON
 
 
-def row(name: str, recipe: Recipe, top: Run, failure: UserError | None = None) -> dict[str, Any]:
+def row(
+    name: str, recipe: Recipe, top: Run, failure: UserError | None = None, plain: Recipe | None = None
+) -> dict[str, Any]:
     """What papers.json holds of a recipe.
+
+    Args:
+        recipe, plain: with and without what was set on the command line.
 
     Returns:
         `recipe`, `table`, `row`; `status`: done, no weights, failed or not run yet, and `why`; `figures[]` of `{name,
         unit, paper, ours}`, ours None where it was not measured; `protocol`, `note`, `paper_data`, `data`; of a run
-        that is done also `network` (what was trained, and how long), `machine`, `lines` (what was measured, with its
-        protocol) and `seconds` (of training steps and evaluations together).
+        that is done also `instead` (the model or teacher that stands in for the recipe's own), `network` (what was
+        trained, and how long), `machine`, `lines` (what was measured, with its protocol) and `seconds` (of training
+        steps and evaluations together).
     """
     paper = recipe.paper or _without_paper(name)
     done, network = failure is None and top.done.is_file(), None
@@ -43,10 +49,20 @@ def row(name: str, recipe: Recipe, top: Run, failure: UserError | None = None) -
             {"name": f.name, "unit": f.unit, "paper": f.paper, "ours": ours(f, found)} for f in paper.figures
         ],
         "protocol": paper.protocol, "note": paper.note, "paper_data": paper.data, "data": _data(recipe),
-        "network": network, "machine": _machine(top) if done else None,
+        "instead": _instead(recipe, plain or recipe) if done else None, "network": network,
+        "machine": _machine(top) if done else None,
         "lines": [line for f in found.values() if (line := _line(f))],
         "seconds": round(sum(f.get("seconds") or 0 for f in found.values()), 1) if done else None,
     }  # fmt: skip
+
+
+def _instead(recipe: Recipe, plain: Recipe) -> str | None:
+    if recipe.model is not None and recipe.model != plain.model:
+        return _name(recipe.model)
+    if recipe.distill is None or plain.distill is None or recipe.distill.teacher == plain.distill.teacher:
+        return None
+    teacher = recipe.distill.teacher
+    return _name(teacher) if isinstance(teacher, str) else " and ".join(map(_name, teacher))
 
 
 def _without_paper(name: str) -> PaperConfig:

@@ -59,6 +59,7 @@ def _table(rows: Iterable[Row]) -> str:
         for n, figure in enumerate(r["figures"]):
             images = (r["paper_data"] or "–", r["data"], _time(r["seconds"])) if n == 0 else ("", "", "")
             own = _value(figure["ours"], figure["unit"]) if r["status"] == "done" else r["status"]
+            own += f" (with {r['instead']})" if r["instead"] else ""
             lines.append(_line([r["row"] if n == 0 else "", figure["name"], _paper(figure), own, *images]))
     return "\n".join(lines)
 
