@@ -57,8 +57,10 @@ def _schemes() -> Rows:
 
 def _datasets() -> Rows:
     from lowdino_edge.data.catalog import DATASETS
+    from lowdino_edge.data.sources import KINDS
 
-    return [{"id": d.id, "summary": d.summary} for d in DATASETS.values()]
+    others = [{"id": k.form, "summary": k.summary} for k in KINDS.values() if k.id != "named"]
+    return [{"id": d.id, "summary": d.summary} for d in DATASETS.values()] + others
 
 
 def _devices() -> Rows:

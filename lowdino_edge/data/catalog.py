@@ -17,14 +17,34 @@ Split = Literal["train", "test"]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked of a source."""
+    """What is asked of a source.
 
-    id: str
+    Attributes:
+        source: SRC.
+        seed: of what is drawn: synthetic images, a split where SRC has none.
+        download: it may be fetched.
+        root: where fetched sets lie, else $LOWDINO_DATA, else ~/.cache/lowdino/data.
+    """
+
+    source: str
     split: Split
-    options: str  # after the colon
-    seed: int
-    download: bool
-    root: Path | None
+    seed: int = 0
+    download: bool = True
+    root: Path | None = None
+
+    @property
+    def id(self) -> str:
+        """Before the colon."""
+        return self.source.partition(":")[0]
+
+    @property
+    def options(self) -> str:
+        """After the colon."""
+        return self.source.partition(":")[2]
+
+    @property
+    def path(self) -> Path:
+        return Path(self.source).expanduser()
 
 
 @dataclass(frozen=True)

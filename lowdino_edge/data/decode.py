@@ -7,6 +7,7 @@ above 65,535 (their range is unknown), and more than `MAX_PIXELS` pixels, before
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -27,16 +28,17 @@ def is_image(name: str) -> bool:
     return name[name.rfind(".") :].lower() in EXTENSIONS
 
 
-def decode(path: Path, name: str) -> Image.Image:
-    """The file as a PIL image of mode RGB.
+def decode(file: Path | bytes, name: str) -> Image.Image:
+    """A file, or the bytes of one, as a PIL image of mode RGB.
 
     Raises:
         BrokenImage: whatever keeps it from being decoded whole; `name` and the reason are in it.
     """
     try:
-        if path.stat().st_size == 0:
+        if (len(file) if isinstance(file, bytes) else file.stat().st_size) == 0:
             raise BrokenImage(name, "empty file")
-        with Image.open(path, formats=list(FORMATS)) as image:
+        opened = io.BytesIO(file) if isinstance(file, bytes) else file
+        with Image.open(opened, formats=list(FORMATS)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise BrokenImage(name, f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
             image.load()

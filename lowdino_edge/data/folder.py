@@ -16,17 +16,15 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from lowdino_edge.data.decode import EXTENSIONS, decode, is_image
 from lowdino_edge.data.imageset import ImageSet, digest, printable
+from lowdino_edge.data.splits import TEST, TRAIN, Split, fifth
 from lowdino_edge.errors import UserError
 from lowdino_edge.types import Int64
 
-Split = Literal["train", "test"]
-_TRAIN, _TEST = ("train",), ("val", "validation", "valid", "test")
 _HASH_WHOLE = 256 * 2**20  # bytes of a set up to which every one is hashed
 _HASH_PIECE = 4096
 _SPAN = 256  # files a task
@@ -41,7 +39,7 @@ def open_folder(root: Path, split: Split, seed: int = 0) -> ImageSet:
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
         raise UserError(f"image folder '{root}' {what}", "give a folder of images, or see `lowdino list datasets`")
-    train, test = sub_folder(root, _TRAIN), sub_folder(root, _TEST)
+    train, test = sub_folder(root, TRAIN), sub_folder(root, TEST)
     if train and test:
         folder = train if split == "train" else test
         found = _classes(folder)
@@ -52,7 +50,7 @@ def open_folder(root: Path, split: Split, seed: int = 0) -> ImageSet:
         classes = sorted(found)
     ids, labels = _listing(root, folder, found, classes)
     if found and not (train and test):
-        rows_N = _part(labels, split, seed)
+        rows_N = fifth(labels, split, seed)
         ids, labels = [ids[i] for i in rows_N], labels[rows_N]
     if not ids:
         packed = sorted(p.name for p in folder.glob("*.tar"))
@@ -129,17 +127,6 @@ def _listing(root: Path, folder: Path, found: dict[str, list[str]], classes: Seq
         label_M = np.full(len(names), -1)
     order = sorted(range(len(names)), key=names.__getitem__)
     return [names[i] for i in order], label_M[order]
-
-
-def _part(labels: Int64, split: Split, seed: int) -> Int64:
-    """Rows of the seeded, stratified split: a fifth of every class (one at least, if it has two) is for testing."""
-    rng = np.random.Generator(np.random.PCG64([seed, 80]))
-    chosen = []
-    for label in np.unique(labels):
-        rows = rng.permutation(np.flatnonzero(labels == label))
-        n = max(1, round(len(rows) / 5)) if len(rows) > 1 else 0
-        chosen.append(rows[:n] if split == "test" else rows[n:])
-    return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 
 def fingerprint(root: Path, ids: Sequence[str]) -> str:

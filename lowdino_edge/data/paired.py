@@ -28,10 +28,9 @@ from PIL import Image
 from lowdino_edge.data.decode import decode, is_image
 from lowdino_edge.data.folder import files_below, sub_folder
 from lowdino_edge.data.imageset import BrokenImage, printable
+from lowdino_edge.data.splits import TEST, TRAIN
 from lowdino_edge.errors import UserError
 from lowdino_edge.types import Int64
-
-TRAIN, TEST = ("train",), ("val", "validation", "valid", "test")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,71 @@
+"""The table of what SRC may be. The kinds are asked in this order and the first that claims SRC opens it.
+
+No torch and no numpy: each kind's module is imported when one of its sources is opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lowdino_edge.data.catalog import DATASETS, Wanted
+from lowdino_edge.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from lowdino_edge.data.imageset import ImageSet
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One row.
+
+    Attributes:
+        form: how SRC is written.
+        claims: whether SRC is of this kind, by its text and at most a look at the file system.
+        open: one split of it.
+    """
+
+    id: str
+    form: str
+    summary: str
+    claims: Callable[[str], bool]
+    open: Callable[[Wanted], ImageSet]
+
+
+def _named(w: Wanted) -> ImageSet:
+    return DATASETS[w.id].open(w)
+
+
+def _folder(w: Wanted) -> ImageSet:
+    from lowdino_edge.data.folder import open_folder
+
+    if not w.path.is_dir() and "/" not in w.source and "\\" not in w.source and not w.path.is_file():
+        raise UserError(f"'{w.source}' is no data set and no folder", nearest(w.id, DATASETS))
+    return open_folder(w.path, w.split, w.seed)
+
+
+KINDS: dict[str, Kind] = {
+    k.id: k
+    for k in (
+        Kind(
+            "named",
+            "NAME",
+            "a set of this table, even where a folder is called so too; ./NAME is the folder",
+            lambda s: s.partition(":")[0] in DATASETS,
+            _named,
+        ),
+        Kind(
+            "folder",
+            "FOLDER",
+            "images, flat or nested; a folder a class; train/ with val/ or test/",
+            lambda s: True,
+            _folder,
+        ),
+    )
+}
+
+
+def open_source(w: Wanted) -> ImageSet:
+    """Raises `UserError` where nothing of that kind is there."""
+    return next(k for k in KINDS.values() if k.claims(w.source)).open(w)
