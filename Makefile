@@ -8,7 +8,7 @@ NPM_CI := npm ci --no-audit --no-fund --loglevel=error
 # Packages are installed without bytecode; without this each process would compile torch anew where the variable is set.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-tflite-runtime test-slow matrix losses papers test-mobile test-native screenshots web wheel install clean
+.PHONY: demo docs test test-tflite-runtime test-slow matrix losses papers test-mobile test-native screenshots web wheel install clean
 
 demo: install
 	$(BIN)/lowdino run recipes/quickstart.yaml --out runs/quickstart --resume
@@ -22,6 +22,11 @@ test: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not mobile"
+
+# The documentation as a site in build/site, readable from disk. A link or an anchor that leads nowhere fails.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	$(BIN)/python docs/site/check_links.py build/site
 
 # .tflite files on the older tflite_runtime: it wants numpy below 2, so an environment of its own, without torch. Its
 # wheels end at Python 3.11.
