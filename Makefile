@@ -8,7 +8,7 @@ NPM_CI := npm ci --no-audit --no-fund --loglevel=error
 # Packages are installed without bytecode; without this each process would compile torch anew where the variable is set.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo docs test test-tflite-runtime test-slow matrix losses papers test-mobile test-native screenshots web wheel install clean
+.PHONY: demo docs test test-tflite-runtime test-slow faults matrix losses papers test-mobile test-native screenshots web wheel install clean
 
 demo: install
 	$(BIN)/lowdino run recipes/quickstart.yaml --out runs/quickstart --resume
@@ -45,6 +45,11 @@ $(OLDER)/.installed:
 # What `make test` leaves out: every student on every target, minutes.
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+# Kills commands at 200 drawn moments, resumes them and looks for what was lost; the counts and seeds are kept. An hour.
+KILLS ?= 200
+faults: install
+	$(BIN)/python -m tests.faults.run --kills $(KILLS) --out tests/faults/results.json
 
 # Every student x every target x every scheme, on students that this trains first: hours. A killed one goes on, and what
 # is done is drawn at once into docs/matrix.{json,md,svg}. DATA: cifar10 or a folder of images. TEACHER: an id or ID@FILE.

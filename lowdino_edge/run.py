@@ -12,36 +12,19 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from lowdino_edge.errors import UserError
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yields a temporary sibling of `path`; renames it into place on success, removes it on any failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield tmp
-        tmp.replace(path)
-    finally:
-        if tmp.is_dir():
-            shutil.rmtree(tmp, ignore_errors=True)
-        else:
-            tmp.unlink(missing_ok=True)
+from lowdino_edge.files import atomic_path as atomic_path
+from lowdino_edge.files import discard, sweep, to_disk
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes `text` so that `path` holds either the old content or all of the new one, also after a power cut."""
-    with atomic_path(path) as tmp, tmp.open("w", encoding="utf-8") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
+    with atomic_path(path) as tmp:
+        tmp.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -90,14 +73,16 @@ class Run:
         with `overwrite` (and no `resume`) the earlier run lies `aside` until the new one has something to show."""
         if path.exists() and not path.is_dir():
             raise UserError(f"'{path}' is a file", "name a directory with --out")
-        if path.is_dir() and any(path.iterdir()) and not resume:
+        if not resume:
+            _put_back(path, overwrite)
+        if holds_something(path) and not resume:
             if not overwrite:
                 raise UserError(
                     f"'{path}' already exists",
                     "add --resume to continue it, --overwrite to start anew, or another --out",
                 )
             _check_ours(path)
-            shutil.rmtree(aside(path), ignore_errors=True)
+            discard(aside(path))
             path.rename(aside(path))
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -124,6 +109,11 @@ class Run:
             except json.JSONDecodeError:
                 continue
         return rows
+
+    def history_to_disk(self) -> None:
+        """What was logged outlives a power cut from here on."""
+        if self.metrics.is_file():
+            to_disk(self.metrics)
 
     def truncate_history(self, step: int) -> None:
         """Drops metrics logged after `step`, so that a resumed run does not hold them twice."""
@@ -158,6 +148,29 @@ def aside(path: Path) -> Path:
 
 def is_run(path: Path) -> bool:
     return (path / "recipe.yaml").is_file()
+
+
+def holds_something(path: Path) -> bool:
+    """Whether there is more than temporary files in the directory."""
+    return path.is_dir() and any(p.suffix != ".tmp" for p in path.iterdir())
+
+
+def shows(path: Path) -> bool:
+    """Whether a run has a checkpoint, weights or results; a chain's stages keep theirs below it."""
+    kept = ("**/checkpoints/step_*/meta.json", "**/student.safetensors", "results/[!.]*")
+    return any(any(path.glob(k)) for k in kept)
+
+
+def _put_back(path: Path, overwrite: bool) -> None:
+    """What a killed --overwrite left: the earlier run takes its place again, unless the new one shows something."""
+    sweep(aside(path))
+    if not is_run(aside(path)):
+        return
+    if overwrite and not shows(path) and path.is_dir():
+        discard(path)
+    if not holds_something(path):
+        shutil.rmtree(path, ignore_errors=True)
+        aside(path).rename(path)
 
 
 def _check_ours(path: Path) -> None:

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from lowdino_edge.files import alive, names_to_disk, to_disk
+
 _NAME = re.compile(r"\.(?P<place>\w+(?:-\w+)+)\.(?P<pid>\d+)\.(?P<kind>tmp|old|scratch)")
 _VARIABLES = ("TMPDIR", "TEMP", "TMP")  # where native code and child processes look
 
@@ -33,9 +35,11 @@ def replacing(place: Path) -> Iterator[Path]:
         tmp.mkdir()
         with temporary_files_in(scratch):
             yield tmp
+        to_disk(tmp)
         if place.exists():
             place.rename(old)
         tmp.rename(place)
+        names_to_disk(place.parent)
     finally:
         if old.exists() and not place.exists():  # interrupted between the two
             old.rename(place)
@@ -71,21 +75,9 @@ def sweep(place: Path) -> None:
         if found is None or path.is_symlink() or not path.is_dir():
             continue
         whose, pid = place.with_name(found["place"]), int(found["pid"])
-        if _alive(pid) if pid != os.getpid() else whose != place:
+        if alive(pid) if pid != os.getpid() else whose != place:
             continue
         if found["kind"] == "old" and not whose.exists():
             with suppress(OSError):  # another export was quicker
                 path.rename(whose)
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    if os.name == "nt":  # there signal 0 is Ctrl-C
-        return True
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:  # somebody else's
-        return True
-    return True

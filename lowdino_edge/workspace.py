@@ -16,7 +16,8 @@ import numpy as np
 from lowdino_edge import console, parallel
 from lowdino_edge.config import KnnConfig, Recipe, dump_recipe, load_recipe
 from lowdino_edge.errors import UserError
-from lowdino_edge.run import Run, aside, is_run, write_text
+from lowdino_edge.files import discard, sweep
+from lowdino_edge.run import Run, aside, holds_something, is_run, shows, write_text
 from lowdino_edge.types import Embeddings, Encoder, Float, Preprocess
 
 if TYPE_CHECKING:
@@ -213,27 +214,25 @@ def open_run(recipe: Recipe, out: Path, *, resume: bool, overwrite: bool) -> Ite
     leader touches it.
     """
     overwrite = overwrite and not resume
-    held = out.is_dir() and any(p.suffix != ".tmp" for p in out.iterdir())
+    held = holds_something(out)
     fresh = overwrite or not held
     opened = parallel.leader_first(lambda: _open(recipe, out, held=held, resume=resume, overwrite=overwrite))
     if not opened or not parallel.leads():
         yield Run(out) if opened else None
         return
-    earlier = aside(out) if overwrite and held else None
+    earlier = aside(out) if is_run(aside(out)) else None  # of this start, or of one that was killed
     try:
         write_text(out / "recipe.yaml", dump_recipe(recipe))
         yield Run(out)
     except BaseException:
-        # a chain's stages keep their checkpoints below it
-        kept = ("**/checkpoints/*/meta.json", "**/student.safetensors", "results/*")
-        if fresh and not any(any(out.glob(k)) for k in kept):
-            shutil.rmtree(out, ignore_errors=True)
+        if fresh and not shows(out):
+            discard(out)
             if earlier is not None and earlier.is_dir() and not out.exists():
                 earlier.rename(out)
         raise
     finally:
-        if earlier is not None:
-            shutil.rmtree(earlier, ignore_errors=True)
+        if earlier is not None and shows(out):
+            discard(earlier)
 
 
 def _open(recipe: Recipe, out: Path, *, held: bool, resume: bool, overwrite: bool) -> bool:
@@ -243,7 +242,11 @@ def _open(recipe: Recipe, out: Path, *, held: bool, resume: bool, overwrite: boo
     run = Run.create(out, resume=resume, overwrite=overwrite)
     if resume:
         check_same(recipe, run)
+        for path in (out, aside(out)):
+            sweep(path)
     if resume and run.done.is_file():
+        if is_run(aside(out)):
+            discard(aside(out))
         console.say(f"'{out}' is done already")
         return False
     return True

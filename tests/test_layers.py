@@ -13,11 +13,12 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lowdino_edge"
 
 # What each room may import of the package, besides itself and the ground floor.
 GROUND = {
-    "errors", "types", "config", "trees", "settings", "eval_settings", "paper_settings", "console", "quiet", "memory"
+    "errors", "types", "config", "trees", "settings", "eval_settings", "paper_settings", "console", "quiet", "memory",
+    "files",
 }  # fmt: skip
 ALLOWED: dict[str, set[str]] = {
     "errors": set(), "types": set(), "config": set(), "trees": set(), "settings": set(), "eval_settings": set(),
-    "paper_settings": set(), "console": set(), "quiet": set(), "memory": set(), "parallel": set(),
+    "paper_settings": set(), "console": set(), "quiet": set(), "memory": set(), "parallel": set(), "files": set(),
     "run": set(), "scratch": set(), "artifact": {"run"}, "losses": {"parallel"}, "quant": {"parallel"},
     "models": {"run"}, "data": {"run"}, "runtimes": {"artifact"},
     "methods": {"losses", "models", "data", "quant.qat", "parallel"},

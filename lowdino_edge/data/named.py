@@ -13,7 +13,6 @@ import hashlib
 import http.client
 import os
 import tarfile
-import tempfile
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from lowdino_edge.data.decode import decode
 from lowdino_edge.data.folder import fingerprint
 from lowdino_edge.data.imageset import ImageSet, digest
 from lowdino_edge.errors import UserError
+from lowdino_edge.files import temporary
 
 Split = Literal["train", "test"]
 _CHUNK = 2**20
@@ -89,15 +89,15 @@ def _provide(name: str, archive: Archive, root: Path, download: bool) -> None:
     elif not download:
         raise UserError(f"{name} is not in '{root}' and downloads are off", _by_hand(archive, root))
     root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=root) as tmp:
-        file = here if here.is_file() else _fetch(name, archive, root, Path(tmp) / archive.file)
+    with temporary(name, root) as tmp:
+        file = here if here.is_file() else _fetch(name, archive, root, tmp / archive.file)
         console.say(f"unpacking {archive.file} into {root}")
         try:
             with tarfile.open(file) as tar:
-                tar.extractall(Path(tmp) / "unpacked", filter="data")
+                tar.extractall(tmp / "unpacked", filter="data")
         except (tarfile.TarError, EOFError) as e:
             raise UserError(f"'{file}' cannot be unpacked: {e}", _by_hand(archive, root)) from None
-        (Path(tmp) / "unpacked" / archive.folder).replace(root / archive.folder)
+        (tmp / "unpacked" / archive.folder).replace(root / archive.folder)
 
 
 def _fetch(name: str, archive: Archive, root: Path, to: Path) -> Path:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import tempfile
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from PIL import Image
 from lowdino_edge import console
 from lowdino_edge.data.imageset import BrokenImage, ImageSet, printable
 from lowdino_edge.errors import UserError
+from lowdino_edge.files import remove_folder, temporary_folder
 from lowdino_edge.types import Float, Int64, Preprocess, UInt8
 
 RAM_LIMIT = 2**30  # bytes; larger sets are memory-mapped from a temporary file
@@ -52,7 +52,7 @@ class Pixels:
         self.u8_NCHW, self.ids, self.labels, self.classes, self.fingerprint = u8_NCHW, ids, labels, classes, fingerprint
         self.size = int(u8_NCHW.shape[-1])
         if folder is not None:
-            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            weakref.finalize(self, remove_folder, folder)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -91,7 +91,7 @@ def load_pixels(images: ImageSet, preprocess: Preprocess, *, workers: int = 2, f
             u8_NCHW = u8_NCHW[: len(kept)]
     except BaseException:
         if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder)
         raise
     if shared and folder is not None:
         np.save(folder / _KEPT, np.array(kept, np.int64))
@@ -116,12 +116,12 @@ def _room(n: int, side: int, folder: Path | None) -> tuple[Path | None, UInt8]:
     if folder is None and math.prod(shape) <= RAM_LIMIT:
         return None, np.empty(shape, np.uint8)
     if folder is None:
-        folder = Path(tempfile.mkdtemp(prefix="lowdino-pixels-"))
+        folder = temporary_folder("pixels")
     else:
         folder.mkdir()
     free = shutil.disk_usage(folder).free
     if math.prod(shape) > free:
-        folder.rmdir()
+        remove_folder(folder)
         raise UserError(
             f"{n} images of {side} px need {math.prod(shape) / 1e9:.1f} GB, "
             f"'{folder.parent}' has {free / 1e9:.1f} GB free",

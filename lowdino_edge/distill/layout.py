@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -152,12 +151,10 @@ def kinds(plan: Plan) -> list[str]:
 
 
 def write_npy(path: Path, values: NDArray[Any]) -> None:
-    """np.save, flushed to the disk and renamed; unlike ndarray.tofile it tells a full disk by its errno."""
+    """np.save, renamed into place; unlike ndarray.tofile it tells a full disk by its errno."""
     with atomic_path(path) as tmp, tmp.open("wb") as f:
         np.lib.format.write_array_header_1_0(f, np.lib.format.header_data_from_array_1_0(values))
         f.write(values.tobytes())
-        f.flush()
-        os.fsync(f.fileno())
 
 
 def verify(file: Path, digest: str) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from lowdino_edge import console
 from lowdino_edge.errors import UserError
+from lowdino_edge.files import atomic_path
 from lowdino_edge.types import Embeddings, Encoder, Float, Int64, PathLike, UInt8
 
 _BAR_AFTER_S = 3.0  # shorter work needs no progress bar
@@ -77,21 +78,14 @@ def _checked(encoder: Encoder, x_BCHW: Float) -> Float:
 
 def save_npz(embeddings: Embeddings, path: PathLike) -> None:
     """Writes `embeddings` (N, D float32), `labels` (N int64), `ids` (N str), `classes`; no pickle, all or nothing."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".{path.name}.tmp")
-    try:
-        with tmp.open("wb") as f:
-            np.savez(
-                f,
-                embeddings=embeddings.embeddings.astype(np.float32),
-                labels=embeddings.labels.astype(np.int64),
-                ids=np.array(list(embeddings.ids), dtype=np.str_),
-                classes=np.array(list(embeddings.classes), dtype=np.str_),
-            )
-        tmp.replace(path)
-    finally:
-        tmp.unlink(missing_ok=True)
+    with atomic_path(Path(path)) as tmp, tmp.open("wb") as f:
+        np.savez(
+            f,
+            embeddings=embeddings.embeddings.astype(np.float32),
+            labels=embeddings.labels.astype(np.int64),
+            ids=np.array(list(embeddings.ids), dtype=np.str_),
+            classes=np.array(list(embeddings.classes), dtype=np.str_),
+        )
 
 
 def load_npz(path: PathLike) -> Embeddings:

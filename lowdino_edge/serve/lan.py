@@ -6,13 +6,11 @@ import datetime
 import io
 import ipaddress
 import os
-import shutil
 import socket
 import ssl
-import tempfile
-from pathlib import Path
 
 from lowdino_edge.errors import UserError, missing_extra
+from lowdino_edge.files import remove_folder, temporary_folder
 
 _DAYS = 3  # of the certificate; serving ends sooner
 _ELSEWHERE = "203.0.113.1"  # reserved for documentation: an address that is on no network
@@ -37,7 +35,7 @@ def address() -> str:
 
 def tls(host: str) -> ssl.SSLContext:
     """A TLS context with a new self-signed certificate for the address `host`; its key is on disk only meanwhile."""
-    folder = Path(tempfile.mkdtemp(prefix="lowdino-tls-"))  # mode 0700
+    folder = temporary_folder("tls")  # mode 0700
     try:
         key, certificate = _self_signed(host)
         both = folder / "both.pem"
@@ -47,7 +45,7 @@ def tls(host: str) -> ssl.SSLContext:
         context.load_cert_chain(both)
         return context
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
 
 
 def _self_signed(host: str) -> tuple[bytes, bytes]:

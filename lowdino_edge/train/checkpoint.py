@@ -6,7 +6,6 @@ last, and the directory is renamed into place when it is whole, so that a kill a
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from lowdino_edge import parallel
 from lowdino_edge.errors import UserError
+from lowdino_edge.files import discard
 from lowdino_edge.methods.base import Method
 from lowdino_edge.run import atomic_path, read_json, sha256, write_json
 
@@ -34,20 +34,23 @@ def save(folder: Path, step: int, method: Method, optimizer: torch.optim.Optimiz
     """
     target = folder / f"step_{step:06d}"
     if target.exists():
-        shutil.rmtree(target)
+        discard(target)
     with atomic_path(target) as tmp:
         tmp.mkdir()
         save_file(_plain(method.state_dict()), tmp / FILES[0])
         save_file(_plain(_optimizer_tensors(optimizer)), tmp / FILES[1])
-        for name in FILES:
-            _to_disk(tmp / name)
         hashes = {name: sha256(tmp / name) for name in FILES}
         write_json(tmp / "meta.json", {"step": step, "identity": identity, "sha256": hashes})
     for old in complete(folder)[:-KEEP]:
-        shutil.rmtree(old)
+        discard(old)
+    _sweep(folder)
+    return target
+
+
+def _sweep(folder: Path) -> None:
+    """What was killed while it was written or removed."""
     for leftover in folder.glob(".step_*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
-    return target
 
 
 def complete(folder: Path) -> list[Path]:
@@ -61,6 +64,7 @@ def load(folder: Path, method: Method, optimizer: torch.optim.Optimizer, identit
     Raises:
         UserError: the checkpoint is damaged, or was written with another `identity` (the first difference is named).
     """
+    _sweep(folder)
     found = complete(folder)
     if not found:
         return 0
@@ -136,8 +140,3 @@ def _fill_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
         # the parameter's memory layout, as the optimiser made it: the same kernels, so the same bits
         state.setdefault(int(index), {})[name] = torch.empty_like(p).copy_(value) if value.ndim else value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _to_disk(path: Path) -> None:
-    with path.open("r+b") as f:  # Windows syncs no file that is open for reading only
-        os.fsync(f.fileno())

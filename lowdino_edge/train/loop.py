@@ -229,6 +229,7 @@ class Watched:
 
     def _save(self, done: int) -> None:
         if parallel.leads():
+            self.run.history_to_disk()
             checkpoint.save(self.run.checkpoints, done, self.trainer.method, self.trainer.optimizer, self.identity)
 
 

@@ -11,7 +11,6 @@ import json
 import re
 import shlex
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +28,7 @@ from lowdino_edge.bench.runner import MACHINES, build
 from lowdino_edge.config import BenchmarkConfig
 from lowdino_edge.console import plain
 from lowdino_edge.errors import UserError
+from lowdino_edge.files import temporary
 
 _MACHINE_OF_ABI = {"arm64-v8a": "aarch64", "x86_64": "x86_64", "armeabi-v7a": "armv7l", "x86": "i686"}
 _AGAIN = "run the benchmark again"
@@ -87,8 +87,8 @@ class Adb:
         if groups:
             before = thermal(client)
             for how, members in groups.items():
-                with tempfile.TemporaryDirectory(prefix="lowdino-") as tmp:
-                    _MEASURE[how](client, board, job, members, Path(tmp), found)
+                with temporary("adb") as tmp:
+                    _MEASURE[how](client, board, job, members, tmp, found)
             temperatures = _temperatures(before, thermal(client), found)
         if not found.sessions:
             why = "; ".join(dict.fromkeys(found.failed.values()))

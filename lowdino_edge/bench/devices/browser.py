@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +16,11 @@ from typing import Any
 
 from lowdino_edge import console
 from lowdino_edge.bench import phone, score
+from lowdino_edge.bench.devices.keeper import keeper
 from lowdino_edge.bench.job import Entry, Job, Measured, Session
 from lowdino_edge.config import BenchmarkConfig
 from lowdino_edge.errors import UserError
+from lowdino_edge.files import remove_folder, temporary_folder
 from lowdino_edge.run import environment
 from lowdino_edge.serve.wire import Backend, Failure, Images, Result
 
@@ -175,7 +176,7 @@ def chromium(binary: str, url: str, webgpu: bool) -> Iterator[Callable[[], None]
 
     An error from inside is told with what the page wrote to its console last.
     """
-    folder = Path(tempfile.mkdtemp(prefix="lowdino-browser-"))
+    folder = temporary_folder("browser")
     log = folder / "log.txt"
     process: subprocess.Popen[bytes] | None = None
 
@@ -186,18 +187,20 @@ def chromium(binary: str, url: str, webgpu: bool) -> Iterator[Callable[[], None]
                 f"see whether `{Path(binary).name} --headless` runs here",
             )
 
-    try:
-        process = _start([binary, *_flags(webgpu), f"--user-data-dir={folder / 'profile'}", url], log)
-        yield check
-    except UserError as e:
-        said = _last_words(log)
-        raise UserError(f"{e.message}; its last words: {said}" if said else e.message, e.hint) from None
-    finally:
+    with keeper(folder) as keep:
         try:
-            if process is not None:
-                _kill(process)
+            process = _start([binary, *_flags(webgpu), f"--user-data-dir={folder / 'profile'}", url], log)
+            keep(process.pid)
+            yield check
+        except UserError as e:
+            said = _last_words(log)
+            raise UserError(f"{e.message}; its last words: {said}" if said else e.message, e.hint) from None
         finally:
-            _remove(folder)
+            try:
+                if process is not None:
+                    _kill(process)
+            finally:
+                _remove(folder)
 
 
 def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
@@ -230,7 +233,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 def _remove(folder: Path) -> None:
     """Again and again for two seconds: a killed process may still hold a file."""
     for _ in range(20):
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
         if not folder.exists():
             return
         time.sleep(0.1)

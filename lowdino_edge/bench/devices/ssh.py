@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import tarfile
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,6 +22,7 @@ from lowdino_edge.bench.job import Entry, Job, Session
 from lowdino_edge.config import BenchmarkConfig
 from lowdino_edge.console import plain
 from lowdino_edge.errors import UserError
+from lowdino_edge.files import temporary
 
 _SPARE = 4_000_000  # bytes for result.json, logs and the tar's headers
 _RESULT = 32_000_000  # bytes; a larger result.json is none
@@ -50,8 +50,8 @@ class Ssh:
             with self._connect("start()") as link:
                 about = link.hello()["lowdino"]
                 entries, runner = self._ready(entries, failed, about)
-                with tempfile.TemporaryDirectory(prefix="lowdino-ssh-") as tmp:
-                    there, back = Path(tmp) / "there", Path(tmp) / "back"
+                with temporary("ssh") as tmp:
+                    there, back = tmp / "there", tmp / "back"
                     folder.write(job, entries, there, runner)
                     (there / board.AGENT).write_bytes(agent.pack())
                     expected = _expected(job, entries)
