@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lowdino_edge.data.catalog import DATASETS, Wanted
@@ -14,6 +15,8 @@ from lowdino_edge.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from lowdino_edge.data.imageset import ImageSet
+
+LISTS = (".csv", ".tsv", ".txt", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,18 @@ class Kind:
     open: Callable[[Wanted], ImageSet]
 
 
+def _suffix(source: str) -> str:
+    return Path(source).suffix.lower()
+
+
 def _named(w: Wanted) -> ImageSet:
     return DATASETS[w.id].open(w)
+
+
+def _list(w: Wanted) -> ImageSet:
+    from lowdino_edge.data.lists import open_list
+
+    return open_list(w.path, w.split, w.seed)
 
 
 def _folder(w: Wanted) -> ImageSet:
@@ -54,6 +67,13 @@ KINDS: dict[str, Kind] = {
             "a set of this table, even where a folder is called so too; ./NAME is the folder",
             lambda s: s.partition(":")[0] in DATASETS,
             _named,
+        ),
+        Kind(
+            "list",
+            "FILE.csv|.tsv|.txt|.parquet",
+            "a list of image files: path, and where known label and split",
+            lambda s: _suffix(s) in LISTS and not Path(s).expanduser().is_dir(),
+            _list,
         ),
         Kind(
             "folder",
