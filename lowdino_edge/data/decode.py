@@ -1,8 +1,9 @@
-"""An image file as RGB, by one rule for every format.
+"""An image file as RGB, by one rule for every format; docs/data.md has them as a table.
 
-First frame; turned upright as its EXIF says; 16-bit samples divided by 257; transparency laid over white; CMYK, palette
-and the rest by Pillow's conversion to RGB (no colour profiles). Refused as broken: floating-point samples, 32-bit ones
-above 65,535 (their range is unknown), and more than `MAX_PIXELS` pixels, before any of them is decoded.
+First frame; turned upright as its EXIF says; transparency laid over white; palette, CMYK, YCbCr, Lab and the rest by
+Pillow's conversion to RGB (no colour profiles). 16-bit grey is divided by 257, of 16-bit colour the high byte is taken,
+which is all that Pillow gives. Refused as broken: floating-point samples, 32-bit ones above 65,535 (their range is
+unknown), and more than `MAX_PIXELS` pixels, before any of them is decoded.
 """
 
 from __future__ import annotations
@@ -11,15 +12,19 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from lowdino_edge.data.imageset import BrokenImage
 
 FORMATS = {
-    "BMP": (".bmp", ".dib"), "GIF": (".gif",), "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "PNG": (".png",),
+    "AVIF": (".avif",), "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",), "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "PNG": (".png",),
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm"), "TIFF": (".tif", ".tiff"), "WEBP": (".webp",),
 }  # fmt: skip
-EXTENSIONS = frozenset(e for names in FORMATS.values() for e in names)
+HEIC = (".heic", ".heif")  # where pi-heif is installed
+EXTENSIONS = frozenset((*HEIC, *(e for names in FORMATS.values() for e in names)))
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_PHOTOMETRIC, _PLANES, _BITS = 262, 284, 258  # TIFF tags
 MAX_PIXELS = 80_000_000  # 240 MB as RGB; under Pillow's own limit, which would only warn
 
 
@@ -37,12 +42,12 @@ def decode(file: Path | bytes, name: str) -> Image.Image:
     try:
         if (len(file) if isinstance(file, bytes) else file.stat().st_size) == 0:
             raise BrokenImage(name, "empty file")
-        opened = io.BytesIO(file) if isinstance(file, bytes) else file
-        with Image.open(opened, formats=list(FORMATS)) as image:
+        with _open(file, name) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise BrokenImage(name, f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
+            _check(image)
             image.load()
-            return to_rgb(_upright(image))
+            return to_rgb(_as_meant(_upright(image), image))
     except BrokenImage:
         raise
     except FileNotFoundError:
@@ -55,6 +60,53 @@ def decode(file: Path | bytes, name: str) -> Image.Image:
         raise BrokenImage(name, "too large for the memory") from None
     except Exception as e:  # a decoder that is fed garbage may raise anything
         raise BrokenImage(name, str(e) or type(e).__name__) from None
+
+
+def _open(file: Path | bytes, name: str) -> Image.Image:
+    def source() -> Path | io.BytesIO:
+        return io.BytesIO(file) if isinstance(file, bytes) else file
+
+    try:
+        return Image.open(source(), formats=list(FORMATS))
+    except UnidentifiedImageError:
+        if not _is_heic(file):
+            raise
+    try:
+        import pi_heif  # imported for such a file alone: it takes a tenth of a second
+    except ImportError:
+        raise BrokenImage(name, "HEIC, which needs a decoder: pip install 'lowdino-edge[heic]'") from None
+    pi_heif.register_heif_opener()
+    return Image.open(source(), formats=["HEIF"])
+
+
+def _is_heic(file: Path | bytes) -> bool:
+    if isinstance(file, bytes):
+        head = file[:12]
+    else:
+        with file.open("rb") as f:
+            head = f.read(12)
+    return head[4:8] == b"ftyp" and head[8:] in _HEIC_BRANDS
+
+
+def _check(image: Image.Image) -> None:
+    """Raises `ValueError` for what Pillow would decode to something else than what is there."""
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(_PLANES) == 2 and max(tags.get(_BITS, (8,))) > 8:
+        raise ValueError("more than 8 bits in separate planes")
+
+
+def _as_meant(upright: Image.Image, image: Image.Image) -> Image.Image:
+    """Undoes what Pillow leaves: grey where 0 is white or of 12 bits, and CMYK that it takes to be Adobe's inverted."""
+    if image.format == "JPEG" and upright.mode == "CMYK" and "adobe" not in image.info:
+        return ImageChops.invert(upright)
+    tags = getattr(image, "tag_v2", {})
+    most = 2 ** tags.get(_BITS, (16,))[0] - 1
+    white_is_0 = tags.get(_PHOTOMETRIC) == 0
+    if upright.mode.startswith("I;16") and (white_is_0 or most < 65535):
+        grey = np.asarray(upright).astype(np.int64)
+        grey = most - grey if white_is_0 else grey
+        return Image.fromarray(np.round(grey * (65535 / most)).astype(np.uint16))
+    return upright
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -44,6 +44,23 @@ def _named(w: Wanted) -> ImageSet:
     return DATASETS[w.id].open(w)
 
 
+def _is_table(source: str) -> bool:
+    if source.startswith("hf:"):
+        return True
+    path = Path(source).expanduser()
+    if not path.is_dir() and path.suffix.lower() not in (".parquet", ".arrow"):
+        return False
+    from lowdino_edge.data.hf import is_table
+
+    return is_table(source)
+
+
+def _hf(w: Wanted) -> ImageSet:
+    from lowdino_edge.data.hf import open_hf
+
+    return open_hf(w)
+
+
 def _list(w: Wanted) -> ImageSet:
     from lowdino_edge.data.lists import open_list
 
@@ -67,6 +84,13 @@ KINDS: dict[str, Kind] = {
             "a set of this table, even where a folder is called so too; ./NAME is the folder",
             lambda s: s.partition(":")[0] in DATASETS,
             _named,
+        ),
+        Kind(
+            "hf",
+            "hf:[OWNER/]NAME[/CONFIG]",
+            "Hugging Face datasets: from the hub, or a folder or file of Parquet or Arrow tables",
+            _is_table,
+            _hf,
         ),
         Kind(
             "list",
