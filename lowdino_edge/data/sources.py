@@ -61,6 +61,12 @@ def _hf(w: Wanted) -> ImageSet:
     return open_hf(w)
 
 
+def _torchvision(w: Wanted) -> ImageSet:
+    from lowdino_edge.data.torchvision_sets import open_torchvision
+
+    return open_torchvision(w)
+
+
 def _list(w: Wanted) -> ImageSet:
     from lowdino_edge.data.lists import open_list
 
@@ -91,6 +97,13 @@ KINDS: dict[str, Kind] = {
             "Hugging Face datasets: from the hub, or a folder or file of Parquet or Arrow tables",
             _is_table,
             _hf,
+        ),
+        Kind(
+            "torchvision",
+            "torchvision:NAME",
+            "a labelled image set of torchvision, such as torchvision:Food101",
+            lambda s: s.startswith("torchvision:"),
+            _torchvision,
         ),
         Kind(
             "list",
