@@ -20,6 +20,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under nohup; the com
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Indices of folders and fetched shards do not outlive the suite, and none is found from before."""
+    os.environ["LOWDINO_CACHE"] = str(tmp_path_factory.mktemp("lowdino-cache"))
+
+
 @pytest.fixture(autouse=True)
 def _same_numbers_every_time() -> None:
     """A test's random weights and images do not depend on what ran before it."""

@@ -13,14 +13,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from lowdino_edge import console
 from lowdino_edge.data.decode import EXTENSIONS, decode, is_image
 from lowdino_edge.data.imageset import ImageSet, digest, printable
+from lowdino_edge.data.index import WORTH, Index, Tree, stamp_of, stamps
+from lowdino_edge.data.names import Names
 from lowdino_edge.data.splits import TEST, TRAIN, Split, fifth
 from lowdino_edge.errors import UserError
 from lowdino_edge.types import Int64
@@ -28,6 +34,8 @@ from lowdino_edge.types import Int64
 _HASH_WHOLE = 256 * 2**20  # bytes of a set up to which every one is hashed
 _HASH_PIECE = 4096
 _SPAN = 256  # files a task
+_MANY = 64  # folders from which on several are read at once
+_Way = tuple[str, frozenset[str]]  # a folder, and the real paths of those above it
 
 
 def open_folder(root: Path, split: Split, seed: int = 0) -> ImageSet:
@@ -40,19 +48,19 @@ def open_folder(root: Path, split: Split, seed: int = 0) -> ImageSet:
         what = "is a file, not a folder" if root.exists() else "does not exist"
         raise UserError(f"image folder '{root}' {what}", "give a folder of images, or see `lowdino list datasets`")
     train, test = sub_folder(root, TRAIN), sub_folder(root, TEST)
+    folder = train or root
+    if train and test and split == "test":
+        folder = test
+    index = Index(folder)
+    tree = index.load() or _listed(folder, index)
+    classes, rows_N = tree.classes, None
     if train and test:
-        folder = train if split == "train" else test
-        found = _classes(folder)
-        classes = sorted(found.keys() | _classes(test if split == "train" else train).keys())
-    else:
-        folder = train or root
-        found = _classes(folder)
-        classes = sorted(found)
-    ids, labels = _listing(root, folder, found, classes)
-    if found and not (train and test):
-        rows_N = fifth(labels, split, seed)
-        ids, labels = [ids[i] for i in rows_N], labels[rows_N]
-    if not ids:
+        other = test if split == "train" else train
+        there = (Index(other).load(names_only=True) or tree_of(other)).classes
+        classes = sorted({*classes, *there})
+    elif classes:
+        rows_N = fifth(tree.labels, split, seed)
+    if not len(tree.ids) or (rows_N is not None and not len(rows_N)):
         packed = sorted(p.name for p in folder.glob("*.tar"))
         hint = (
             f"unpack {packed[0]} and the others first"
@@ -60,19 +68,44 @@ def open_folder(root: Path, split: Split, seed: int = 0) -> ImageSet:
             else f"put images there: {', '.join(sorted(EXTENSIONS))}"
         )
         raise UserError(f"no images in '{folder}'", hint)
+    above = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
+    ids, labels, sizes_N = tree.ids.under(above), _renumbered(tree, classes), tree.sizes_N
+    if rows_N is not None:
+        ids, labels, sizes_N = ids.take(rows_N), labels[rows_N], sizes_N[rows_N] if len(sizes_N) else sizes_N
+    part = "all" if rows_N is None else f"{split} {seed}"
     return ImageSet(
         name=root.name or str(root),
         ids=ids,
         labels=labels,
         classes=[printable(c) for c in classes],
-        fingerprint=fingerprint(root, ids),
+        fingerprint=index.fingerprint(f"{above} {part}", lambda: fingerprint(root, ids, sizes_N)),
         read=lambda i: decode(root / ids[i], ids[i]),
     )
 
 
+def _listed(folder: Path, index: Index) -> Tree:
+    """Listed afresh; a large folder's tree is kept."""
+    tree = tree_of(folder)
+    if len(tree.ids) >= WORTH:
+        sizes_N, stamps_N = stamps(folder, tree.ids, f"sizes in {folder.name}")
+        tree = replace(tree, sizes_N=sizes_N, stamps_N=stamps_N)
+        index.save(tree)
+    return tree
+
+
+def _renumbered(tree: Tree, classes: Sequence[str]) -> Int64:
+    """Labels as places in `classes`, which has all of the tree's own."""
+    if not tree.classes:
+        return tree.labels
+    number = {c: i for i, c in enumerate(classes)}
+    return np.array([number[c] for c in tree.classes], np.int64)[tree.labels]
+
+
 def sub_folder(root: Path, names: Sequence[str]) -> Path | None:
     """The sub-folder with the first of these names, in any case."""
-    found = {p.name.lower(): p for p in sorted(root.iterdir(), reverse=True) if p.is_dir()}
+    with os.scandir(root) as entries:
+        near = sorted((e for e in entries if e.name.lower() in names), key=lambda e: e.name, reverse=True)
+        found = {e.name.lower(): root / e.name for e in near if e.is_dir()}
     return next((found[n] for n in names if n in found), None)
 
 
@@ -82,19 +115,56 @@ def _hidden(name: str) -> bool:
 
 def files_below(folder: Path, wanted: Callable[[str], bool] = is_image) -> list[str]:
     """All images below a folder, or other files that are wanted by name, as posix paths relative to it."""
-    found: list[str] = []
-    ways: list[tuple[str, frozenset[str]]] = [("", frozenset())]
-    while ways:
-        here, above = ways.pop()
-        real = os.path.realpath(folder / here)
-        if real in above:  # a link to a folder we came from
-            continue
-        for entry in _entries(folder / here):
-            if entry.is_dir():
-                ways.append((f"{here}{entry.name}/", above | {real}))
-            elif wanted(entry.name):
-                found.append(here + entry.name)
-    return found
+    return _walk(folder, wanted)[0]
+
+
+def _walk(folder: Path, wanted: Callable[[str], bool]) -> tuple[list[str], dict[str, int]]:
+    """The files, and every folder below this one (itself is "") with the time of its last change, which is read first.
+
+    A level at a time; many folders are read by several threads, which pays where the disk is far away.
+    """
+    files: list[str] = []
+    folders: dict[str, int] = {}
+    level: list[_Way] = [("", frozenset())]
+    while level:
+        below: list[_Way] = []
+        many = len(level) >= _MANY
+        bar = console.bar(f"listing folders of {folder.name}", len(level)) if many else nullcontext()
+        with ThreadPoolExecutor(8) as pool, bar as shown:
+            visits = (pool.map if many else map)(lambda way: _visit(folder, way, wanted), level)
+            for here, stamp, found, ways in visits:
+                if stamp is not None:
+                    folders[here] = stamp
+                files += found
+                below += ways
+                if shown is not None:
+                    shown.advance()
+        level = below
+    return files, folders
+
+
+def _visit(folder: Path, way: _Way, wanted: Callable[[str], bool]) -> tuple[str, int | None, list[str], list[_Way]]:
+    here, above = way
+    path = folder / here
+    real = os.path.realpath(path)
+    if real in above:  # a link to a folder we came from
+        return here, None, [], []
+    stamp = _stamp(path)
+    files: list[str] = []
+    ways: list[_Way] = []
+    for entry in _entries(path):
+        if entry.is_dir():
+            ways.append((f"{here}{entry.name}/", above | {real}))
+        elif wanted(entry.name):
+            files.append(here + entry.name)
+    return here, stamp, files, ways
+
+
+def _stamp(path: Path) -> int:
+    try:
+        return stamp_of(path.stat())
+    except OSError as e:
+        raise UserError(f"cannot read folder '{path}': {e.strerror}", "check its permissions") from None
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -105,60 +175,55 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         raise UserError(f"cannot read folder '{folder}': {e.strerror}", "check its permissions") from None
 
 
-def _classes(folder: Path) -> dict[str, list[str]]:
-    """The images of each class of a labelled folder, relative to it; empty for an unlabelled one."""
-    entries = _entries(folder)
-    if any(is_image(e.name) and not e.is_dir() for e in entries):
-        return {}
-    found = {e.name: [f"{e.name}/{i}" for i in files_below(folder / e.name)] for e in entries if e.is_dir()}
-    found = {name: images for name, images in found.items() if images}
-    return found if len(found) > 1 else {}
-
-
-def _listing(root: Path, folder: Path, found: dict[str, list[str]], classes: Sequence[str]) -> tuple[list[str], Int64]:
-    """Ids in ascending order, and their labels."""
-    above = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
+def tree_of(folder: Path) -> Tree:
+    """All images below a folder, listed now; their classes where it is labelled."""
+    began = time.time_ns()
+    names, folders = _walk(folder, is_image)
+    names.sort()
+    tops = [name.partition("/")[0] for name in names if "/" in name]
+    classes = sorted(set(tops)) if len(tops) == len(names) else []
+    if len(classes) < 2:
+        classes = []
     number = {c: i for i, c in enumerate(classes)}
-    if found:
-        label_M = np.repeat([number[c] for c in found], [len(names) for names in found.values()]).astype(np.int64)
-        names = [above + name for some in found.values() for name in some]
-    else:
-        names = [above + name for name in files_below(folder)]
-        label_M = np.full(len(names), -1)
-    order = sorted(range(len(names)), key=names.__getitem__)
-    return [names[i] for i in order], label_M[order]
+    labels_N = np.fromiter((number[top] for top in tops), np.int64, len(tops)) if classes else np.full(len(names), -1)
+    stamps_F = np.fromiter(folders.values(), np.int64, len(folders))
+    return Tree(Names.of(names), labels_N, classes, Names.of(folders), stamps_F, began_ns=began)
 
 
-def fingerprint(root: Path, ids: Sequence[str]) -> str:
+def fingerprint(root: Path, ids: Sequence[str], sizes_N: Int64 | None = None) -> str:
     """SHA-256 over every id, file size and content: all of it up to 256 MiB, beyond that 4 KiB from each file's middle.
 
     Times of files do not count, so a copy of the folder has the same fingerprint.
+
+    Args:
+        sizes_N: of the files in bytes, where they are known already.
     """
-    size_N = np.fromiter((_size(root / name) for name in ids), np.int64, len(ids))  # no list of a million paths
-    whole = int(size_N.sum()) <= _HASH_WHOLE
+    if sizes_N is None or len(sizes_N) != len(ids):
+        sizes_N = stamps(root, ids)[0]
+    whole, above = int(sizes_N.sum()) <= _HASH_WHOLE, f"{root}{os.sep}"
 
     def contents(start: int) -> list[str]:
         parts = []
-        span = slice(start, start + _SPAN)
-        for name, size in zip(ids[span], size_N[span].tolist(), strict=True):
+        for name, size in zip(ids[start : start + _SPAN], sizes_N[start : start + _SPAN].tolist(), strict=True):
             at, n = (0, -1) if whole else (max(0, (size - _HASH_PIECE) // 2), _HASH_PIECE)
-            parts += [name, str(size), _content(root / name, at, n)]
+            parts += [name, str(size), _content(above + name, at, n)]
         return parts
 
-    with ThreadPoolExecutor(4) as pool:
-        return digest(part for parts in pool.map(contents, range(0, len(ids), _SPAN)) for part in parts)
+    bar = console.bar(f"contents of {root.name}", len(ids)) if len(ids) >= WORTH else nullcontext()
+    with ThreadPoolExecutor(4) as pool, bar as shown:
+
+        def all_parts() -> Iterator[str]:
+            for parts in pool.map(contents, range(0, len(ids), _SPAN)):
+                yield from parts
+                if shown is not None:
+                    shown.advance(len(parts) // 3)
+
+        return digest(all_parts())
 
 
-def _size(file: Path) -> int:
+def _content(file: str, at: int, n: int) -> str:
     try:
-        return file.stat().st_size
-    except OSError:
-        return -1
-
-
-def _content(file: Path, at: int, n: int) -> str:
-    try:
-        with file.open("rb", buffering=0) as f:
+        with open(file, "rb", buffering=0) as f:  # noqa: PTH123  a million Path objects take seconds
             f.seek(at)
             return hashlib.sha256(f.read(n)).hexdigest()
     except OSError:

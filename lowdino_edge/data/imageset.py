@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lowdino_edge.data.names import take
 from lowdino_edge.types import Int64, UInt8
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ class ImageSet:
     """
 
     name: str
-    ids: list[str]
+    ids: Sequence[str]
     labels: Int64
     classes: list[str]
     fingerprint: str
@@ -63,10 +65,10 @@ class ImageSet:
         read, masks = self.read, self.masks
         return ImageSet(
             name=self.name,
-            ids=[self.ids[i] for i in rows_N],
+            ids=take(self.ids, rows_N),
             labels=self.labels[rows_N],
             classes=self.classes,
-            fingerprint=digest([self.fingerprint, *map(str, rows_N)]),
+            fingerprint=digest(chain([self.fingerprint], map(str, rows_N))),
             read=lambda i: read(int(rows_N[i])),
             masks=None if masks is None else lambda i: masks(int(rows_N[i])),
         )
