@@ -81,6 +81,18 @@ def _folder(w: Wanted) -> ImageSet:
     return open_folder(w.path, w.split, w.seed)
 
 
+def _is_shards(source: str) -> bool:
+    from lowdino_edge.data.shards import is_shards
+
+    return is_shards(source)
+
+
+def _shards(w: Wanted) -> ImageSet:
+    from lowdino_edge.data.shards import open_shards
+
+    return open_shards(w)
+
+
 KINDS: dict[str, Kind] = {
     k.id: k
     for k in (
@@ -90,6 +102,13 @@ KINDS: dict[str, Kind] = {
             "a set of this table, even where a folder is called so too; ./NAME is the folder",
             lambda s: s.partition(":")[0] in DATASETS,
             _named,
+        ),
+        Kind(
+            "shards",
+            "FILE.tar",
+            "WebDataset shards: train-{000..127}.tar, a folder of them, http(s) addresses",
+            _is_shards,
+            _shards,
         ),
         Kind(
             "hf",
