@@ -85,7 +85,7 @@ def distill(
         teachers = [load_teacher(name, download=recipe.data.download) for name in names]
         student = work.new_student(trained if cfg.init == "train" else None)
         targets = [_targets(teacher, recipe, work) for teacher in teachers]
-        pixels = work.train_pixels(student.preprocess)
+        pixels = work.train_pixels(student.preprocess, {name for t in targets for name in getattr(t, "broken", ())})
         method = build_method(
             "distill",
             student,

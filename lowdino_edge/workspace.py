@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,6 +38,7 @@ class Workspace:
         self.device = pick_device(recipe.device)
         self._images: dict[Split, ImageSet] = {}
         self._pixels: dict[tuple[Split, Preprocess, int | None], Pixels] = {}
+        self._lazy: dict[Preprocess, Pixels] = {}
 
     def images(self, split: Split) -> ImageSet:
         from lowdino_edge.data.datasets import open_set
@@ -61,13 +62,25 @@ class Workspace:
             self._pixels[key] = _decoded(images, preprocess, self.recipe.data.workers)
         return self._pixels[key]
 
-    def train_pixels(self, preprocess: Preprocess) -> Pixels:
-        """Training images; those larger than the network are kept an eighth larger, for the random crops."""
+    def train_pixels(self, preprocess: Preprocess, without: Collection[str] = ()) -> Pixels:
+        """Training images; those larger than the network are kept an eighth larger, for the random crops. A set that is
+        too large for the memory is decoded while it is trained on.
+
+        Args:
+            without: names of images that are known to be broken.
+        """
+        from lowdino_edge.data.pixels import is_large
+
         images = self.images("train")
         size = preprocess.image_size
-        if min(shorter_side(images, i) for i in range(min(8, len(images)))) > size:
+        sides = [side for i in range(min(8, len(images))) if (side := shorter_side(images, i)) is not None]
+        if min(sides, default=size) > size:
             preprocess = Preprocess(round(size * 8 / 7), 1.0, preprocess.interpolation)
-        return self.pixels("train", preprocess)
+        if not is_large(len(images), preprocess):
+            return self.pixels("train", preprocess)
+        if preprocess not in self._lazy:
+            self._lazy[preprocess] = _decoded_lazily(images, preprocess, self.recipe.data.workers, without)
+        return self._lazy[preprocess]
 
     def bank(self, preprocess: Preprocess, limit: int | None = None) -> Pixels:
         return self.pixels("train", preprocess, limit)
@@ -85,7 +98,7 @@ class Workspace:
         from lowdino_edge.data.pixels import load_pixels
 
         images = self.images("test")
-        if list(self.images("train").ids) != list(images.ids):
+        if self.images("train").ids != images.ids:
             return self.sample("train", preprocess, n_cal), self.sample("test", preprocess, n_proof)
         n_proof = min(n_proof, max(2, len(images) // 2))
         order = np.random.Generator(np.random.PCG64([self.recipe.seed, len(images)])).permutation(len(images))
@@ -177,8 +190,7 @@ def _decoded(images: ImageSet, preprocess: Preprocess, workers: int) -> Pixels:
 
     if parallel.size() == 1:
         return load_pixels(images, preprocess, workers=workers)
-    name = f"lowdino-pixels-{parallel.share(uuid.uuid4().hex)}-{os.environ.get('GROUP_RANK', '0')}"
-    folder = Path(tempfile.gettempdir()) / name
+    folder = _shared_folder()
     own = None
     with parallel.one_of_a_node_first():
         if parallel.local_rank() == 0:
@@ -188,6 +200,27 @@ def _decoded(images: ImageSet, preprocess: Preprocess, workers: int) -> Pixels:
     if own is not None and os.name == "posix":  # mapped by everyone: gone even if all of them are killed
         shutil.rmtree(folder, ignore_errors=True)
     return made
+
+
+def _shared_folder() -> Path:
+    """A new temporary folder's name, the same for all processes of a node."""
+    name = f"lowdino-pixels-{parallel.share(uuid.uuid4().hex)}-{os.environ.get('GROUP_RANK', '0')}"
+    return Path(tempfile.gettempdir()) / name
+
+
+def _decoded_lazily(images: ImageSet, preprocess: Preprocess, workers: int, without: Collection[str]) -> Pixels:
+    """Decoded while it is used; the processes of a node share what each has decoded."""
+    from lowdino_edge.data.lazy import Store
+    from lowdino_edge.data.pixels import lazy_pixels
+
+    folder, n = _shared_folder(), len(images)
+    with parallel.one_of_a_node_first():
+        leads = parallel.local_rank() == 0
+        store = (Store.make if leads else Store)(folder, n, preprocess.image_size)
+    parallel.barrier()
+    if leads:
+        store.remove_files()
+    return lazy_pixels(images, preprocess, store, workers=workers, without=without)
 
 
 def _embed_shared(encoder: Encoder, pixels: Pixels) -> Embeddings:
@@ -307,6 +340,12 @@ def seeded_sample(n: int, k: int, seed: int) -> np.ndarray:
     return np.sort(np.random.Generator(np.random.PCG64([seed, n])).permutation(n)[:k])
 
 
-def shorter_side(images: ImageSet, i: int) -> int:
-    image = images.read(i)
+def shorter_side(images: ImageSet, i: int) -> int | None:
+    """Of image i, in pixels; None where it is broken."""
+    from lowdino_edge.data.datasets import BrokenImage
+
+    try:
+        image = images.read(i)
+    except BrokenImage:
+        return None
     return min(image.shape[:2]) if isinstance(image, np.ndarray) else min(image.size)

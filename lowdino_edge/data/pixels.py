@@ -9,15 +9,18 @@ import math
 import shutil
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from PIL import Image
 
 from lowdino_edge import console
 from lowdino_edge.data.imageset import BrokenImage, ImageSet, printable
+from lowdino_edge.data.lazy import Lazy, Store
+from lowdino_edge.data.names import take
 from lowdino_edge.errors import UserError
 from lowdino_edge.files import remove_folder, temporary_folder
 from lowdino_edge.types import Float, Int64, Preprocess, UInt8
@@ -35,21 +38,25 @@ class Pixels:
     """Images as uint8 (N, 3, S, S) in the order of the set they came from; networks take them divided by 255.
 
     Attributes:
-        u8_NCHW: in memory, or mapped from a temporary file that is deleted with this object or at exit.
+        u8_NCHW: in memory, or mapped from a temporary file that is deleted with this object or at exit; or a `Lazy`,
+            which is indexed like an array and decodes what is asked for.
+        lazy: that one, else None.
         ids, labels, classes, fingerprint: as in `ImageSet`; ids and labels without the broken ones.
         size: S, pixels.
     """
 
     def __init__(
         self,
-        u8_NCHW: UInt8,
-        ids: list[str],
+        u8_NCHW: UInt8 | Lazy,
+        ids: Sequence[str],
         labels: Int64,
         classes: list[str],
         fingerprint: str,
         folder: Path | None = None,
     ) -> None:
-        self.u8_NCHW, self.ids, self.labels, self.classes, self.fingerprint = u8_NCHW, ids, labels, classes, fingerprint
+        self.lazy = u8_NCHW if isinstance(u8_NCHW, Lazy) else None
+        self.u8_NCHW = cast(UInt8, u8_NCHW)
+        self.ids, self.labels, self.classes, self.fingerprint = ids, labels, classes, fingerprint
         self.size = int(u8_NCHW.shape[-1])
         if folder is not None:
             weakref.finalize(self, remove_folder, folder)
@@ -64,6 +71,8 @@ class Pixels:
     @property
     def on_disk(self) -> int:
         """Bytes of the temporary file, 0 where all are in memory."""
+        if self.lazy is not None:
+            return self.lazy.on_disk
         return self.nbytes if isinstance(self.u8_NCHW, np.memmap) else 0
 
 
@@ -83,7 +92,7 @@ def load_pixels(images: ImageSet, preprocess: Preprocess, *, workers: int = 2, f
     try:
         broken = _fill(u8_NCHW, images, preprocess, max(1, workers))
         _judge(broken, images)
-        kept = [i for i in range(n) if i not in broken]
+        kept = np.delete(np.arange(n), list(broken))
         if broken:  # close the gaps in place: a second copy might not fit
             for to, i in enumerate(kept):
                 if to != i:
@@ -94,19 +103,45 @@ def load_pixels(images: ImageSet, preprocess: Preprocess, *, workers: int = 2, f
             remove_folder(folder)
         raise
     if shared and folder is not None:
-        np.save(folder / _KEPT, np.array(kept, np.int64))
+        np.save(folder / _KEPT, kept)
     return _pixels(u8_NCHW, images, kept, folder)
 
 
 def map_pixels(images: ImageSet, preprocess: Preprocess, folder: Path) -> Pixels:
     """What `load_pixels` of another process put into `folder`; the bytes are in memory once."""
-    kept = np.load(folder / _KEPT, allow_pickle=False).tolist()
+    kept = np.load(folder / _KEPT, allow_pickle=False)
     shape = (len(images), 3, preprocess.image_size, preprocess.image_size)
     return _pixels(np.memmap(folder / _BYTES, np.uint8, "r", shape=shape)[: len(kept)], images, kept, None)
 
 
-def _pixels(u8_NCHW: UInt8, images: ImageSet, kept: list[int], folder: Path | None) -> Pixels:
-    ids, labels = [images.ids[i] for i in kept], images.labels[kept]
+def is_large(n: int, preprocess: Preprocess) -> bool:
+    """Whether n images are too many to keep in memory."""
+    return n * 3 * preprocess.image_size**2 > RAM_LIMIT
+
+
+def lazy_pixels(
+    images: ImageSet, preprocess: Preprocess, store: Store, *, workers: int = 2, without: Collection[str] = ()
+) -> Pixels:
+    """Images that are decoded when they are first needed; see `data.lazy`.
+
+    Args:
+        store: made for as many images.
+        without: names of images that are known to be broken; they are left out.
+    """
+    kept_N = np.arange(len(images))
+    if without:
+        kept_N = np.array([i for i, name in enumerate(images.ids) if name not in without], np.int64)
+
+    def decoded(i: int) -> UInt8:
+        return to_square(images.read(int(kept_N[i])), preprocess)
+
+    ids = take(images.ids, kept_N) if without else images.ids
+    lazy = Lazy(decoded, ids, images.name, store, workers)
+    return Pixels(lazy, ids, images.labels[kept_N], images.classes, images.fingerprint)
+
+
+def _pixels(u8_NCHW: UInt8, images: ImageSet, kept: Int64, folder: Path | None) -> Pixels:
+    ids, labels = take(images.ids, kept), images.labels[kept]
     return Pixels(u8_NCHW, ids, labels, images.classes, images.fingerprint, folder)
 
 

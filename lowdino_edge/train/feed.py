@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,10 +11,12 @@ from lowdino_edge import parallel
 from lowdino_edge.data.pixels import epoch_order
 from lowdino_edge.errors import UserError
 from lowdino_edge.methods.base import Batch, ViewPlan
-from lowdino_edge.types import At, Int64
+from lowdino_edge.types import At, Int64, UInt8
 
 if TYPE_CHECKING:
     from lowdino_edge.data.pixels import Pixels
+
+_AHEAD = 2  # batches that are read while one is trained on
 
 
 class Feed:
@@ -40,7 +42,9 @@ class Feed:
                 f"a batch of {batch_size} is larger than the data ({n} images)", f"use --batch-size {n} or less"
             )
         self.u8_NCHW, self.n, self.batch_size, self.seed = pixels.u8_NCHW, n, batch_size, seed
+        self.lazy, self._ahead = pixels.lazy, dict[tuple[int, int], Any]()
         self.device, self.among_N = torch.device(device), rows
+        self._among_sorted = None if rows is None else np.sort(rows)
         self.steps_per_epoch = n // batch_size
         self.parts = parallel.parts_of(batch_size, passes)
         self._epoch, self._order_N = -1, np.empty(0, np.int64)
@@ -57,13 +61,28 @@ class Feed:
         """The views of this process in pass `k`. Seeds torch's global generator too: dropout then follows (seed, step)
         as well."""
         part = self.parts[k]
-        rows_B = self.rows(step)[part]
+        u8, rows_B = self._images(step, k)
         seed = _seed(self.seed, step)
         torch.manual_seed(seed if part.start == 0 else _seed(self.seed, step, part.start))
-        u8_BCHW = torch.from_numpy(self.u8_NCHW[rows_B]).to(self.device, non_blocking=True)
+        u8_BCHW = torch.from_numpy(u8).to(self.device, non_blocking=True)
         at = At(rows_B, step // self.steps_per_epoch, self.batch_size, part)
         views = plan(u8_BCHW, torch.Generator().manual_seed(seed), at)
         return Batch(views, torch.from_numpy(rows_B.copy()), self.batch_size, part, _seed(self.seed, step, 1))
+
+    def _images(self, step: int, k: int) -> tuple[UInt8, Int64]:
+        """The images of pass `k` and their rows; of a large set the next ones are being read meanwhile."""
+        if self.lazy is None:
+            rows_B = self.rows(step)[self.parts[k]]
+            return self.u8_NCHW[rows_B], rows_B
+        request = self._ahead.pop((step, k), None) or self._request(step, k)
+        first = step * len(self.parts) + k + 1
+        coming = [divmod(i, len(self.parts)) for i in range(first, first + _AHEAD)]
+        self._ahead = {c: self._ahead.get(c) or self._request(*c) for c in coming}
+        return self.lazy.result(request)
+
+    def _request(self, step: int, k: int) -> Any:
+        assert self.lazy is not None
+        return self.lazy.request(self.rows(step)[self.parts[k]], self._among_sorted)
 
 
 def _seed(*parts: int) -> int:
