@@ -203,8 +203,9 @@ def _decoded(images: ImageSet, preprocess: Preprocess, workers: int) -> Pixels:
 
 
 def _shared_folder() -> Path:
-    """A new temporary folder's name, the same for all processes of a node."""
-    name = f"lowdino-pixels-{parallel.share(uuid.uuid4().hex)}-{os.environ.get('GROUP_RANK', '0')}"
+    """A new temporary folder's name, the same for all processes of a node. No other start sweeps it away, as it would
+    `temporary_folder`s that nobody has locked."""
+    name = f"lowdino-shared-{parallel.share(uuid.uuid4().hex)}-{os.environ.get('GROUP_RANK', '0')}"
     return Path(tempfile.gettempdir()) / name
 
 

@@ -34,7 +34,7 @@ from lowdino_edge.types import Int64
 _HASH_WHOLE = 256 * 2**20  # bytes of a set up to which every one is hashed
 _HASH_PIECE = 4096
 _SPAN = 256  # files a task
-_MANY = 64  # folders from which on several are read at once
+_MANY, _SHOWN = 64, 1000  # folders from which on several are read at once, and progress is shown
 _Way = tuple[str, frozenset[str]]  # a folder, and the real paths of those above it
 
 
@@ -129,7 +129,7 @@ def _walk(folder: Path, wanted: Callable[[str], bool]) -> tuple[list[str], dict[
     while level:
         below: list[_Way] = []
         many = len(level) >= _MANY
-        bar = console.bar(f"listing folders of {folder.name}", len(level)) if many else nullcontext()
+        bar = console.bar(f"listing folders of {folder.name}", len(level)) if len(level) >= _SHOWN else nullcontext()
         with ThreadPoolExecutor(8) as pool, bar as shown:
             visits = (pool.map if many else map)(lambda way: _visit(folder, way, wanted), level)
             for here, stamp, found, ways in visits:
