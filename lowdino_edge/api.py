@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lowdino_edge import console, parallel
 from lowdino_edge.config import DistillConfig, Recipe, TrainConfig
+from lowdino_edge.curation import curate as curate
 from lowdino_edge.errors import UserError
 from lowdino_edge.evaluation import embed as embed
 from lowdino_edge.evaluation import evaluate as evaluate

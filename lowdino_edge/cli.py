@@ -11,6 +11,7 @@ import typer
 
 from lowdino_edge import __version__, console
 from lowdino_edge import options as o
+from lowdino_edge.cli_curate import curate
 from lowdino_edge.errors import UserError, unknown
 from lowdino_edge.exits import guarded
 from lowdino_edge.present import emit, knn_text, settings, table
@@ -359,6 +360,9 @@ def benchmark(
         raise typer.Exit(1)  # said on the way
 
 
+app.command()(curate)
+
+
 @app.command()
 def report(run: o.RunPath, json_: o.Json = False, quiet: o.Quiet = False, debug: o.Debug = False) -> None:
     """Draw report.html and MODEL_CARD.md again from the files of a run."""
@@ -417,7 +421,7 @@ def doctor(json_: o.Json = False, debug: o.Debug = False) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Entry point: turns every outcome into an exit code."""
     given = sys.argv[1:] if argv is None else argv
-    resumable = given[:1] in (["run"], ["train"], ["distill"])
+    resumable = given[:1] in (["run"], ["train"], ["distill"], ["curate"])
     sys.exit(guarded(lambda: app(args=argv, standalone_mode=False), resumable))
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
+from lowdino_edge.curate_settings import CurateConfig
 from lowdino_edge.errors import UserError, nearest
 from lowdino_edge.eval_settings import EvalConfig
 from lowdino_edge.eval_settings import KnnConfig as KnnConfig
@@ -192,6 +193,7 @@ class Recipe(Strict):
     export: ExportConfig | None = None
     eval: EvalConfig = EvalConfig()
     benchmark: BenchmarkConfig | None = None
+    curate: CurateConfig | None = None  # what `lowdino curate` does with `data`; no stage of a chain
     paper: PaperConfig | None = None
 
 

@@ -99,6 +99,19 @@ Models = Annotated[list[str], typer.Argument(metavar="MODEL...")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN")]
 What = Annotated[str, typer.Argument(metavar="students|teachers|methods|tasks|targets|schemes|datasets|devices")]
 
+Against = Annotated[
+    list[str] | None,
+    typer.Option("--against", help="SRC of an evaluation set: nothing that is in it stays. Repeat it for several."),
+]
+SeedData = Annotated[str | None, typer.Option("--seed-data", help="SRC of images whose like are wanted.")]
+PerQuery = Annotated[int | None, typer.Option("--per-query", help="Nearest images of each seed. Default: 100.")]
+Clusters = Annotated[int | None, typer.Option("--clusters", help="k-means clusters to draw from, with --per-cluster.")]
+PerCluster = Annotated[int | None, typer.Option("--per-cluster", help="Images from the cluster of each seed.")]
+Total = Annotated[int | None, typer.Option("--total", help="At most so many images.")]
+CurateEncoder = Annotated[str | None, typer.Option("--encoder", help="MODEL whose embeddings are compared.")]
+HashDistance = Annotated[int | None, typer.Option("--hash-distance", help="Pairs up to it are looked at. Default: 90.")]
+Similarity = Annotated[float | None, typer.Option("--similarity", help="Pairs from this cosine on are looked at.")]
+
 _KEYS = {
     "data": "data",
     "workers": "data.workers",

@@ -14,11 +14,12 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lowdino_edge"
 # What each room may import of the package, besides itself and the ground floor.
 GROUND = {
     "errors", "types", "config", "trees", "settings", "eval_settings", "paper_settings", "console", "quiet", "memory",
-    "files",
+    "files", "curate_settings",
 }  # fmt: skip
 ALLOWED: dict[str, set[str]] = {
     "errors": set(), "types": set(), "config": set(), "trees": set(), "settings": set(), "eval_settings": set(),
     "paper_settings": set(), "console": set(), "quiet": set(), "memory": set(), "parallel": set(), "files": set(),
+    "curate_settings": set(),
     "run": set(), "scratch": set(), "artifact": {"run"}, "losses": {"parallel"}, "quant": {"parallel"},
     "models": {"run"}, "data": {"run"}, "runtimes": {"artifact"},
     "methods": {"losses", "models", "data", "quant.qat", "parallel"},
@@ -33,11 +34,12 @@ ALLOWED: dict[str, set[str]] = {
         "evals", "models", "data", "losses", "methods.supervised", "train", "runtimes.eager", "run", "resolve",
         "workspace", "present",
     },
+    "curate": {"data", "run", "evals.search", "report.page"},
     "report": {"run", "plots", "card"}, "plots": {"run"}, "card": {"run"},
 }  # fmt: skip
 TOP = {
-    "api", "chain", "cli", "doctor", "evaluation", "exits", "judge", "lineup", "measure", "options", "papers",
-    "present", "resolve", "tables", "workspace",
+    "api", "chain", "cli", "cli_curate", "curation", "doctor", "evaluation", "exits", "judge", "lineup", "measure",
+    "options", "papers", "present", "resolve", "tables", "workspace",
 }  # fmt: skip
 
 
