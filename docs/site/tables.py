@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ast
 import io
+import sys
 import tokenize
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import typer
 from pydantic import BaseModel
 
-from lowdino_edge import config, eval_settings, paper_settings, settings
+from lowdino_edge import config
 from lowdino_edge.cli import app
 from lowdino_edge.tables import TABLES
 
@@ -64,11 +66,14 @@ def _said(module: Any) -> dict[tuple[str, str], str]:
     return found
 
 
-_SAID = {k: v for m in (settings, config, eval_settings, paper_settings) for k, v in _said(m).items()}
+@cache
+def _said_in(module: str) -> dict[tuple[str, str], str]:
+    return _said(sys.modules[module]) if module.startswith("lowdino_edge.") else {}
 
 
 def _comment(model: type[BaseModel], name: str) -> str:
-    return next((t for c in model.__mro__ if (t := _SAID.get((c.__name__, name)))), "")
+    found = (_said_in(c.__module__).get((c.__name__, name)) for c in model.__mro__)
+    return next((text for text in found if text), "")
 
 
 def keys(section: str) -> str:

@@ -125,6 +125,37 @@ def test_torchrun_trains_as_one_process_does(tmp_path: Path) -> None:
         assert two == pytest.approx(one, rel=1e-4)
 
 
+def test_two_nodes_train_as_one_process_does(tmp_path: Path) -> None:
+    """Two launchers that meet at one address, with no disk in common: the first alone has the run, its losses and its
+    weights are those of a single process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    run = command(Path("run"), "--epochs", "2", "--set", "train.optim.warmup_epochs=0")
+    meet = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", port]
+    nodes = [["-m", "torch.distributed.run", *meet, "--node-rank", str(n)] for n in range(2)]
+    started = []
+    for name, launcher in (("alone", []), ("first", nodes[0]), ("second", nodes[1])):
+        disk = tmp_path / name
+        (disk / "tmp").mkdir(parents=True)
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(disk / "tmp")}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen([sys.executable, *launcher, *run], cwd=disk, env=env, **pipes))
+    for p in started:
+        _, said = p.communicate(timeout=300)
+        assert p.returncode == 0, said
+    alone, first = (Run(tmp_path / name / "run") for name in ("alone", "first"))
+    rows = [
+        [(r["step"], r.get("loss", -1.0), r.get("knn_top1", -1.0)) for r in each.history()] for each in (alone, first)
+    ]
+    for one, two in zip(*rows, strict=True):
+        assert two == pytest.approx(one, rel=1e-4)
+    weights = load_file(first.student)
+    for name, expected in load_file(alone.student).items():
+        torch.testing.assert_close(weights[name], expected, rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    assert (first.path / "DONE").is_file() and not (tmp_path / "second" / "run").exists()
+
+
 def test_a_batch_that_cannot_be_shared_is_named_before_any_work(tmp_path: Path) -> None:
     for p in start(command(tmp_path / "run", "--batch-size", "25"), 2):
         _, said = p.communicate(timeout=120)
