@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -78,7 +79,7 @@ def run_(
     emit(
         summary,
         "\n".join([*lines, f"report: {summary['report']}" if made else f"results: {summary['run']}/results"]),
-        f"lowdino benchmark {summary['run']} --data {loaded.data.source}" if made else "",
+        f"lowdino benchmark {summary['run']} --data {quote(loaded.data.source)}" if made else "",
     )
 
 
@@ -144,7 +145,7 @@ def train(
     emit(
         summary,
         f"{summary['run']}: {knn_text(summary['knn'])}",
-        f"lowdino export {summary['run']} --target all --quantize w8a8 --calibration {loaded.data.source}",
+        f"lowdino export {summary['run']} --target all --quantize w8a8 --calibration {quote(loaded.data.source)}",
     )
 
 
@@ -201,7 +202,7 @@ def distill(
     emit(
         summary,
         f"{summary['run']}: {knn_text(summary['knn'])}",
-        f"lowdino export {summary['run']} --target all --quantize w8a8 --calibration {loaded.data.source}",
+        f"lowdino export {summary['run']} --target all --quantize w8a8 --calibration {quote(loaded.data.source)}",
     )
 
 
@@ -270,7 +271,7 @@ def export(
     emit(
         {"artifacts": [{**a.card, "path": str(a.dir)} for a in made]},
         text,
-        f"lowdino benchmark {model} --data {source}",
+        f"lowdino benchmark {model} --data {quote(source)}",
     )
 
 

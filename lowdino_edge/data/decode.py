@@ -103,9 +103,8 @@ def _as_meant(upright: Image.Image, image: Image.Image) -> Image.Image:
     most = 2 ** tags.get(_BITS, (16,))[0] - 1
     white_is_0 = tags.get(_PHOTOMETRIC) == 0
     if upright.mode.startswith("I;16") and (white_is_0 or most < 65535):
-        grey = np.asarray(upright).astype(np.int64)
-        grey = most - grey if white_is_0 else grey
-        return Image.fromarray(np.round(grey * (65535 / most)).astype(np.uint16))
+        meant = np.round(np.arange(most + 1) * (65535 / most)).astype(np.uint16)  # of each value
+        return Image.fromarray((meant[::-1] if white_is_0 else meant)[np.asarray(upright)])
     return upright
 
 

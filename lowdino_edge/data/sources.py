@@ -67,6 +67,12 @@ def _torchvision(w: Wanted) -> ImageSet:
     return open_torchvision(w)
 
 
+def _video(w: Wanted) -> ImageSet:
+    from lowdino_edge.data.video import open_video
+
+    return open_video(w)
+
+
 def _list(w: Wanted) -> ImageSet:
     from lowdino_edge.data.lists import open_list
 
@@ -123,6 +129,13 @@ KINDS: dict[str, Kind] = {
             "a labelled image set of torchvision, such as torchvision:Food101",
             lambda s: s.startswith("torchvision:"),
             _torchvision,
+        ),
+        Kind(
+            "video",
+            "video:FILE_OR_FOLDER[?every=N|fps=F]",
+            "frames of videos, one a second, or each N-th, or F a second",
+            lambda s: s.startswith("video:"),
+            _video,
         ),
         Kind(
             "list",
