@@ -21,7 +21,7 @@ from lowdino_edge.measure import report as report
 from lowdino_edge.measure import serve as serve
 from lowdino_edge.models.students import PARAM_LIMIT
 from lowdino_edge.resolve import Model, resolve
-from lowdino_edge.run import Run, read_json
+from lowdino_edge.run import Run, read_json, read_record
 from lowdino_edge.workspace import Workspace, open_run
 
 if TYPE_CHECKING:
@@ -347,7 +347,7 @@ def _origin(model: Model) -> dict[str, Any]:
     """What student.json says of data, teacher and licences, for the artifact's card."""
     if model.run is None or not Run(model.run).student_card.is_file():
         return {}
-    card = read_json(Run(model.run).student_card)
+    card = read_record(Run(model.run).student_card)
     data, teacher = ("data", "data_fingerprint", "data_licence"), ("teacher", "teacher_fingerprint", "teacher_licence")
     keys = ("sha256", *data, "method", *teacher)
     return {"origin": {k: card[k] for k in keys if k in card}}

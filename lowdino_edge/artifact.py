@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from lowdino_edge import reading
 from lowdino_edge.errors import UserError
 from lowdino_edge.run import atomic_path, read_json, sha256, write_json
 from lowdino_edge.types import Float, PathLike, Preprocess
@@ -87,9 +88,9 @@ class Artifact:
         unproven = (self.card.get("parity") or {}).get("cosine_mean", 0.0) is None
         keys = ("input", "reference") if unproven else ("input", "embedding", "reference")
         try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as z:
-                return {k: np.asarray(z[k], dtype=np.float32) for k in keys}
-        except Exception as e:  # ValueError, zipfile.BadZipFile, zlib.error: a damaged archive has many faces
+            found = reading.arrays(io.BytesIO(content), keys)
+            return {k: np.asarray(z, dtype=np.float32) for k, z in found.items()}
+        except (ValueError, TypeError) as e:
             raise UserError(f"'{path}' is damaged: {e}", _AGAIN) from None
 
     @classmethod
@@ -189,7 +190,7 @@ def _check_card(card: Any, where: Path) -> None:
         raise UserError(f"'{where}' names a file outside its directory: '{card['file']}'", _AGAIN)
     try:
         Preprocess.from_dict(card["preprocess"])
-    except (KeyError, TypeError, ValueError) as e:
+    except ValueError as e:
         raise UserError(f"'{where}' has no valid 'preprocess': {e}", _AGAIN) from None
 
 

@@ -17,11 +17,11 @@ import numpy as np
 
 from lowdino_edge import api, console, judge, parallel
 from lowdino_edge.artifact import Artifact
+from lowdino_edge.bench import score
 from lowdino_edge.config import Recipe
 from lowdino_edge.errors import UserError
-from lowdino_edge.export import TARGETS, expand, need_packages, say_left_out
 from lowdino_edge.resolve import resolve
-from lowdino_edge.run import Run, atomic_path, read_json, write_json
+from lowdino_edge.run import NUMBER, Run, atomic_path, read_record, write_json
 from lowdino_edge.tasks import task
 from lowdino_edge.types import Preprocess
 from lowdino_edge.workspace import Workspace, gpu_name, open_run, seeded_sample
@@ -62,11 +62,6 @@ def _check(recipe: Recipe) -> None:
     """Raises `UserError` for what can be known before anything is done."""
     for id in recipe.eval.tasks:
         task(id)
-    for target in expand(recipe.export.targets) if recipe.export is not None else ():
-        try:
-            need_packages(TARGETS[target])
-        except UserError as e:
-            raise UserError(e.message, f"{e.hint}; or leave {target} out: --set export.targets=[installed]") from None
     trains = recipe.train is not None or recipe.distill is not None
     if recipe.model is None:
         if not trains and not recipe.eval.tasks:
@@ -100,8 +95,9 @@ def _save_as_it_is(recipe: Recipe, top: Run, work: Workspace) -> None:
 
 def summary(top: Run) -> dict[str, Any]:
     """What a script wants to know of a finished chain."""
-    knn = {p.name.split("__")[1]: read_json(p)["top1"] for p in sorted(top.results.glob("knn__*__host.json"))}
-    artifacts = [read_json(p) for p in sorted(top.artifacts.glob("*/artifact.json"))]
+    results, cards = sorted(top.results.glob("knn__*__host.json")), sorted(top.artifacts.glob("*/artifact.json"))
+    knn = {p.name.split("__")[1]: read_record(p, top1=NUMBER)["top1"] for p in results}
+    artifacts = [read_record(p, target=str, scheme=str, bytes=int, parity=dict) for p in cards]
     fields = ("target", "scheme", "bytes", "parity")
     return {
         "run": str(top.path),
@@ -197,8 +193,7 @@ def _export(recipe: Recipe, top: Run, work: Workspace) -> UserError | None:
     """Artifacts that are there and whole are kept, the others are made. What was refused is returned, not raised: the
     report says it beside those that were proven."""
     assert recipe.export is not None
-    say_left_out(recipe.export.targets, str(top.path))
-    pairs = [(t, s) for t in expand(recipe.export.targets) for s in recipe.export.schemes]
+    pairs = [(t, s) for t in recipe.export.targets for s in recipe.export.schemes]
     wanted = [(t, s) for t, s in pairs if not _fresh(top.artifacts / f"{t}-{s}", top)]
     refused: dict[tuple[str, str], UserError] = {}
     try:
@@ -221,7 +216,7 @@ def _benchmarked(top: Run) -> bool:
     if not path.is_file():
         return False
     cards = list(top.artifacts.glob("*/artifact.json"))
-    measured = {row["artifact"] for row in read_json(path)["results"]}
+    measured = {str(row.get("artifact")) for row in score.rows(path)}
     return {"pytorch", *(c.parent.name for c in cards)} == measured and all(
         c.stat().st_mtime <= path.stat().st_mtime for c in cards
     )
@@ -232,8 +227,8 @@ def _fresh(path: Path, top: Run) -> bool:
     if not (path / "artifact.json").is_file():
         return False
     try:
-        origin = Artifact.read(path).card.get("origin", {})
+        origin = Artifact.read(path).card.get("origin")
     except UserError as e:
         console.warn(f"{e.message}; it is made again")
         return False
-    return bool(origin.get("sha256") == read_json(top.student_card).get("sha256"))
+    return isinstance(origin, dict) and origin.get("sha256") == read_record(top.student_card).get("sha256")

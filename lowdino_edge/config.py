@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from lowdino_edge.curate_settings import CurateConfig
-from lowdino_edge.errors import UserError, nearest
+from lowdino_edge.errors import UserError, nearest, shortened
 from lowdino_edge.eval_settings import EvalConfig
 from lowdino_edge.eval_settings import KnnConfig as KnnConfig
 from lowdino_edge.paper_settings import PaperConfig
@@ -40,7 +40,6 @@ from lowdino_edge.trees import merge, nested, override, read_recipe
 Text = Annotated[str, BeforeValidator(lambda v: str(v) if isinstance(v, int | float) else v)]
 Scheme = Literal["none", "fp16", "w8", "dynamic", "p6", "p4", "w8a8"]
 Target = Literal["onnx", "executorch", "coreml", "tflite", "executorch-coreml", "executorch-vulkan", "coreai"]
-Wanted = Literal[Target, "all", "installed"]  # all: that are proven here; installed: those whose packages are here
 
 
 class DataConfig(Strict):
@@ -136,7 +135,8 @@ class DistillConfig(LoopConfig):
         """Directions alone leave lengths open, so the default losses of an aligned student say both."""
         if isinstance(given, dict) and given.get("align") and "losses" not in given:
             given = {**given, "losses": {"kl": 1.0, "mse": 1.0}}
-        if isinstance(given, dict) and "patches" not in given and "patch" in (given.get("losses") or ()):
+        losses = given.get("losses") if isinstance(given, dict) else None
+        if isinstance(losses, dict | str) and "patches" not in given and "patch" in losses:
             given = {**given, "patches": "pca64"}
         return given
 
@@ -154,7 +154,7 @@ class DistillConfig(LoopConfig):
 
 
 class ExportConfig(Strict):
-    targets: list[Wanted] = ["onnx", "executorch", "coreml", "tflite"]
+    targets: list[Target] = ["onnx", "executorch", "coreml", "tflite"]
     schemes: list[Scheme] = ["none", "w8a8"]
     calibration: str | None = None  # SRC; None: the training split of `data`
     calibration_images: Annotated[int, Field(ge=8)] = 256
@@ -252,7 +252,7 @@ def _explain(e: ValidationError) -> UserError:
             f"{nearest(loc[-1], allowed)} Allowed in {where}: {', '.join(allowed)}",
         )
     given = first.get("input")
-    return UserError(f"bad value for '{path}': {given!r}", first["msg"])
+    return UserError(f"bad value for '{path}': {shortened(repr(given))}", first["msg"])
 
 
 def _allowed_keys(loc: Sequence[str]) -> list[str]:

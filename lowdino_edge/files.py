@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from lowdino_edge.errors import UserError
+
 _UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # what a file system says that cannot
 _HOST = hashlib.blake2b(socket.gethostname().encode(), digest_size=3).hexdigest()  # a pid means nothing elsewhere
 _STALE = re.compile(r".*\.(?P<pid>\d+)-(?P<host>[0-9a-f]{6})\.tmp", re.DOTALL)
@@ -31,7 +33,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield tmp
         to_disk(tmp)
-        tmp.replace(path)
+        try:
+            tmp.replace(path)
+        except IsADirectoryError:
+            raise UserError(f"'{path}' is a directory where a file belongs", "remove it, or write elsewhere") from None
         names_to_disk(path.parent)
     finally:
         _remove(tmp)

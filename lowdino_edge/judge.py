@@ -10,7 +10,7 @@ from lowdino_edge.errors import UserError
 from lowdino_edge.evaluation import evaluate, result_file
 from lowdino_edge.lineup import with_source
 from lowdino_edge.resolve import resolve, weights
-from lowdino_edge.run import Run, is_run, read_json
+from lowdino_edge.run import Run, is_run, read_record
 from lowdino_edge.tasks.base import Subject
 from lowdino_edge.workspace import Workspace
 
@@ -41,7 +41,7 @@ def missing(recipe: Recipe, top: Run) -> list[str]:
 
 def _measured(file: Path, weights: str) -> bool:
     """A result by `evaluate`: what training leaves of kNN has no sentence and no pictures."""
-    found = read_json(file)
+    found = read_record(file)
     return "line" in found and found.get("weights") == weights
 
 

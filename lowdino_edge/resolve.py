@@ -12,7 +12,7 @@ from lowdino_edge.artifact import Artifact, directory_of
 from lowdino_edge.errors import UserError, unknown
 from lowdino_edge.models.students import STUDENTS
 from lowdino_edge.models.teachers import TEACHERS, canonical, with_image_size
-from lowdino_edge.run import read_json, sha256
+from lowdino_edge.run import read_record, sha256
 from lowdino_edge.types import Encoder
 
 if TYPE_CHECKING:
@@ -127,6 +127,6 @@ def weights(model: Model) -> str:
     """sha256 of the file behind it; of what is no file, its name."""
     path = Path(model.spec)
     if model.kind == "artifact":
-        return str(read_json(path / "artifact.json")["sha256"])
+        return str(read_record(path / "artifact.json", sha256=str)["sha256"])
     file = path / "student.safetensors" if path.is_dir() else path
     return sha256(file) if file.is_file() else model.spec

@@ -12,13 +12,18 @@ import platform
 import shutil
 import sys
 import time
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from lowdino_edge import reading
 from lowdino_edge.errors import UserError
 from lowdino_edge.files import atomic_path as atomic_path
 from lowdino_edge.files import discard, sweep, to_disk
+
+NUMBER = (int, float)
+_RESTORE = "restore the file, or make it again"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -35,11 +40,22 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Raises `UserError` when the file is missing or is not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return reading.from_json(reading.text(path))
     except FileNotFoundError:
         raise UserError(f"no file '{path}'", "check the path") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise UserError(f"'{path}' is not JSON: {e}", "restore the file, or make it again") from None
+    except reading.Damaged as e:
+        raise UserError(f"'{path}' is not JSON: {e}", _RESTORE) from None
+
+
+def read_record(path: Path, **kinds: type | tuple[type, ...]) -> dict[str, Any]:
+    """`read_json` of an object that has these keys, with values of these types; raises `UserError` where it has not."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise UserError(f"'{path}' holds no JSON object", _RESTORE)
+    for key, kind in kinds.items():
+        if not isinstance(found.get(key), kind) or (isinstance(found[key], bool) and kind is not bool):
+            raise UserError(f"'{path}' has no valid '{key}'", _RESTORE)
+    return found
 
 
 def sha256(path: Path) -> str:
@@ -103,11 +119,12 @@ class Run:
         if not self.metrics.is_file():
             return []
         rows = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
+        with self.metrics.open(encoding="utf-8", errors="replace") as f:
+            for line in f:
+                with suppress(reading.Damaged):
+                    row = reading.from_json(line)
+                    if isinstance(row, dict):
+                        rows.append(row)
         return rows
 
     def history_to_disk(self) -> None:
@@ -117,7 +134,7 @@ class Run:
 
     def truncate_history(self, step: int) -> None:
         """Drops metrics logged after `step`, so that a resumed run does not hold them twice."""
-        kept = [r for r in self.history() if r.get("step", 0) <= step]
+        kept = [r for r in self.history() if not isinstance(r.get("step", 0), int | float) or r.get("step", 0) <= step]
         write_text(self.metrics, "".join(json.dumps(r) + "\n" for r in kept))
 
     def result(self, task: str, artifact: str, device: str, value: dict[str, Any]) -> Path:

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from lowdino_edge import reading
 from lowdino_edge.errors import UserError
 
 Tree = dict[str, Any]
@@ -52,8 +51,8 @@ def override(item: str) -> Tree:
     if not sep or not all(parts):
         raise UserError(f"cannot read --set '{item}'", "write --set section.key=value, such as --set train.epochs=5")
     try:
-        value: Any = yaml.safe_load(raw)
-    except yaml.YAMLError as e:
+        value: Any = reading.from_yaml(raw)
+    except reading.Damaged as e:
         raise UserError(f"cannot read the value of --set '{item}': {e}", "quote the value as YAML wants it") from None
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?e[-+]?\d+", value):
         value = float(value)  # YAML 1.1 reads 1e-3 as a string
@@ -73,8 +72,8 @@ def _read_yaml(path: Path) -> Tree:
     if not path.is_file():
         raise UserError(f"no recipe at '{path}'", "name a YAML file, for example recipes/quickstart.yaml")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        tree = reading.from_yaml(reading.text(path))
+    except reading.Damaged as e:
         raise UserError(f"'{path}' is not YAML: {e}", "mend the file at the line named") from None
     if tree is None:
         return {}

@@ -17,6 +17,8 @@ Float = NDArray[np.float32]
 UInt8 = NDArray[np.uint8]
 Int64 = NDArray[np.int64]
 
+INTERPOLATIONS = ("bilinear", "bicubic")
+
 
 @dataclass(frozen=True)
 class Preprocess:
@@ -39,7 +41,15 @@ class Preprocess:
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> Preprocess:
-        return cls(int(d["image_size"]), float(d["crop_ratio"]), d["interpolation"])
+        """Raises `ValueError` for what no card can mean."""
+        try:
+            size, crop, interpolation = d["image_size"], float(d["crop_ratio"]), d["interpolation"]
+            sound = type(size) is int and 1 <= size <= 8192 and 0.1 <= crop <= 1 and interpolation in INTERPOLATIONS
+        except (KeyError, TypeError, OverflowError) as e:
+            raise ValueError(f"{type(e).__name__} {e}") from None
+        if not sound:
+            raise ValueError(f"image_size {size!r}, crop_ratio {crop}, interpolation {interpolation!r}")
+        return cls(size, crop, interpolation)
 
 
 @runtime_checkable

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lowdino_edge import reading
 from lowdino_edge.bench import latency
 from lowdino_edge.bench.agent import BURST
 from lowdino_edge.bench.cpu import why_int8_is_slower
@@ -144,7 +144,7 @@ def rows(path: Path, **same: int) -> list[dict[str, Any]]:
         same: values that its document has to have, such as n_bank.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = reading.from_json(reading.text(path))
         found = document["results"] if all(document[k] == v for k, v in same.items()) else []
         return [r for r in found if isinstance(r, dict)]
     except (OSError, ValueError, KeyError, TypeError):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from lowdino_edge import reading
 from lowdino_edge.run import Run
 
 Dict = dict[str, Any]
@@ -98,9 +96,9 @@ def read_facts(path: Path) -> Facts:
         if not file.is_file():
             return {}
         try:
-            text = file.read_text(encoding="utf-8")
-            value = yaml.safe_load(text) if file.suffix == ".yaml" else json.loads(text)
-        except (OSError, ValueError, yaml.YAMLError):
+            text = reading.text(file)
+            value = reading.from_yaml(text) if file.suffix == ".yaml" else reading.from_json(text)
+        except (OSError, reading.Damaged):
             value = None
         if not isinstance(value, dict):
             problems.append(f"{file.relative_to(path).as_posix()} cannot be read")

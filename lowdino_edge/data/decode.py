@@ -9,6 +9,7 @@ unknown), and more than `MAX_PIXELS` pixels, before any of them is decoded.
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ EXTENSIONS = frozenset((*HEIC, *(e for names in FORMATS.values() for e in names)
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _PHOTOMETRIC, _PLANES, _BITS = 262, 284, 258  # TIFF tags
 MAX_PIXELS = 80_000_000  # 240 MB as RGB; under Pillow's own limit, which would only warn
+_SCANS = 500  # of a progressive JPEG; ten are usual
+_TILE = 2048  # pixels a side
 
 
 def is_image(name: str) -> bool:
@@ -46,6 +49,8 @@ def decode(file: Path | bytes, name: str) -> Image.Image:
             if image.width * image.height > MAX_PIXELS:
                 raise BrokenImage(name, f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
             _check(image)
+            if "progressive" in image.info and _bytes_of(file).count(b"\xff\xda") > _SCANS:
+                raise ValueError(f"more than {_SCANS} scans")  # each goes over the whole image, however short it is
             image.load()
             return to_rgb(_as_meant(_upright(image), image))
     except BrokenImage:
@@ -88,6 +93,10 @@ def _is_heic(file: Path | bytes) -> bool:
     return head[4:8] == b"ftyp" and head[8:] in _HEIC_BRANDS
 
 
+def _bytes_of(file: Path | bytes) -> bytes:
+    return file if isinstance(file, bytes) else file.read_bytes()
+
+
 def _check(image: Image.Image) -> None:
     """Raises `ValueError` for what Pillow would decode to something else than what is there."""
     tags = getattr(image, "tag_v2", {})
@@ -123,12 +132,32 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if mode == "F":
         raise ValueError("floating-point samples, whose range is unknown")
     if mode == "I" or mode.startswith("I;16"):
-        grey = np.asarray(image).astype(np.int64)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError("32-bit samples, whose range is unknown")
-        return Image.fromarray(np.round(grey / 257).astype(np.uint8)).convert("RGB")
+        return _tiled(image, _from_16_bits)
     if "transparency" in image.info or mode in ("RGBA", "LA", "La", "RGBa", "PA"):
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
+        return _tiled(image, _over_white)
     return image.convert("RGB")
+
+
+def _from_16_bits(image: Image.Image) -> Image.Image:
+    grey = np.asarray(image).astype(np.int64)
+    if grey.min() < 0 or grey.max() > 65535:
+        raise ValueError("32-bit samples, whose range is unknown")
+    return Image.fromarray(np.round(grey / 257).astype(np.uint8)).convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    rgba = image.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, rgba).convert("RGB")
+
+
+def _tiled(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """`convert` a tile at a time: what it needs beside a whole image of 80 million pixels would be gigabytes."""
+    if image.width * image.height <= _TILE**2:
+        return convert(image)
+    made = Image.new("RGB", image.size)
+    for top in range(0, image.height, _TILE):
+        for left in range(0, image.width, _TILE):
+            box = (left, top, min(left + _TILE, image.width), min(top + _TILE, image.height))
+            made.paste(convert(image.crop(box)), box)
+    return made

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lowdino_edge import reading
 from lowdino_edge.data.paired import Pairs, find
 from lowdino_edge.errors import UserError
 from lowdino_edge.types import Float
@@ -41,7 +42,7 @@ def open_depth(source: str | Path, png_unit: float = 0.001) -> Pairs:
 def _depth(path: Path, png_unit: float) -> Float:
     try:
         if path.suffix.lower() == ".npy":
-            metres = np.load(path, allow_pickle=False)
+            metres = reading.array(path)
         else:
             with Image.open(path) as image:
                 if not image.mode.startswith("I"):

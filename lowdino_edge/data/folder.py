@@ -25,7 +25,7 @@ import numpy as np
 from lowdino_edge import console
 from lowdino_edge.data.decode import EXTENSIONS, decode, is_image
 from lowdino_edge.data.imageset import ImageSet, digest, printable
-from lowdino_edge.data.index import WORTH, Index, Tree, place, stamp_of, stamps
+from lowdino_edge.data.index import WORTH, Index, Tree, stamp_of, stamps
 from lowdino_edge.data.names import Names
 from lowdino_edge.data.splits import TEST, TRAIN, Split, fifth
 from lowdino_edge.errors import UserError
@@ -105,7 +105,7 @@ def sub_folder(root: Path, names: Sequence[str]) -> Path | None:
     """The sub-folder with the first of these names, in any case."""
     with os.scandir(root) as entries:
         near = sorted((e for e in entries if e.name.lower() in names), key=lambda e: e.name, reverse=True)
-        found = {e.name.lower(): root / e.name for e in near if e.is_dir()}
+        found = {e.name.lower(): root / e.name for e in near if _is_folder(e)}
     return next((found[n] for n in names if n in found), None)
 
 
@@ -153,7 +153,7 @@ def _visit(folder: Path, way: _Way, wanted: Callable[[str], bool]) -> tuple[str,
     files: list[str] = []
     ways: list[_Way] = []
     for entry in _entries(path):
-        if entry.is_dir():
+        if _is_folder(entry):
             ways.append((f"{here}{entry.name}/", above | {real}))
         elif wanted(entry.name):
             files.append(here + entry.name)
@@ -165,6 +165,13 @@ def _stamp(path: Path) -> int:
         return stamp_of(path.stat())
     except OSError as e:
         raise UserError(f"cannot read folder '{path}': {e.strerror}", "check its permissions") from None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: as a file it is a broken one
+        return False
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -206,7 +213,7 @@ def fingerprint(root: Path, ids: Sequence[str], sizes_N: Int64 | None = None) ->
         parts = []
         for name, size in zip(ids[start : start + _SPAN], sizes_N[start : start + _SPAN].tolist(), strict=True):
             at, n = (0, -1) if whole else (max(0, (size - _HASH_PIECE) // 2), _HASH_PIECE)
-            parts += [name, str(size), _content(place(above, name), at, n)]
+            parts += [name, str(size), _content(above + name, at, n)]
         return parts
 
     bar = console.bar(f"contents of {root.name}", len(ids)) if len(ids) >= WORTH else nullcontext()

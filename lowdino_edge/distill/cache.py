@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from lowdino_edge import console
 from lowdino_edge.data.views import PARAMS, Params, unpack
 from lowdino_edge.distill import encode
+from lowdino_edge.distill.checked import check_manifest, read_array, read_code, read_shard, read_shard_card
 from lowdino_edge.distill.layout import (
     SHARD_ROWS,
     Look,
@@ -109,9 +110,10 @@ class TargetCache:
         manifest = read_json(path / "manifest.json")
         try:
             plan = Plan.read(manifest["plan"], path / "manifest.json")
+            check_manifest(plan, manifest)
             cache = cls(path, plan, manifest)
             files = [file for shard in cache._shards for file in shard["files"].values()]
-        except (KeyError, TypeError, AttributeError):
+        except (KeyError, TypeError, AttributeError, ValueError):
             raise damaged(path / "manifest.json", "is no manifest of a teacher cache") from None
         if expect is not None:
             plan.check(expect, path)
@@ -134,6 +136,8 @@ class TargetCache:
         """
         keys, order = self._index
         wanted = keys_of(ids)
+        if not len(keys):
+            raise UserError(f"the cache '{self.path}' holds no image", "make it anew: all of its images were broken")
         at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
         missing = np.flatnonzero(keys[at] != wanted)
         if len(missing):
@@ -188,20 +192,20 @@ class TargetCache:
             told = self._shards[k]["files"][kind]
             file = self.path / told["file"]
             verify(file, told["sha256"])
-            self._mapped[k, kind] = np.load(file, mmap_mode="r", allow_pickle=False)
+            self._mapped[k, kind] = read_shard(file, self.plan, kind, self._shards[k]["rows"])
         return self._mapped[k, kind]
 
     @cached_property
     def _code(self) -> PatchCode:
         verify(self.path / PATCHES, self._sha[PATCHES])
-        return PatchCode.read(self.path / PATCHES)
+        return read_code(self.path / PATCHES, self.plan)
 
     @cached_property
     def _index(self) -> tuple[NDArray[np.uint64], Int64]:
         """Sorted keys and the row of each: 16 bytes an image, where a dict of names would take over a hundred."""
         file = self.path / "keys.npy"
         verify(file, self._sha["keys.npy"])
-        keys = np.load(file, allow_pickle=False)
+        keys = np.asarray(read_array(file, np.uint64, (len(self),)))
         order = np.argsort(keys)
         return keys[order], order.astype(np.int64)
 
@@ -287,7 +291,7 @@ def _start(path: Path, plan: Plan, encoder: encode.TeacherPass) -> Plan:
     if plan.patches != "none":
         if not (path / PATCHES).is_file():
             encoder.fit_patches(plan.patch_width).write(path / PATCHES)
-        encoder.code = PatchCode.read(path / PATCHES)
+        encoder.code = read_code(path / PATCHES, plan)
     return plan
 
 
@@ -304,12 +308,17 @@ def _complete(path: Path, plan: Plan, k: int) -> bool:
     card = shard_card(path, k)
     if not card.is_file():
         return False
-    told = read_json(card)["files"]
+    try:
+        told = read_shard_card(plan, k, card)["files"]
+    except UserError:
+        console.warn(f"'{card}' is damaged; its shard is computed again")
+        card.unlink()
+        return False
     for kind in kinds(plan):
         file = shard_file(path, k, kind)
         if not file.is_file():
             return False
-        if kind not in told or told[kind]["file"] != file.name or told[kind]["sha256"] != sha256(file):
+        if told[kind]["sha256"] != sha256(file):
             console.warn(f"shard '{file}' does not match its checksum; it is computed again")
             return False
     return True
@@ -363,7 +372,8 @@ def _write_shard(path: Path, plan: Plan, k: int, encoder: encode.TeacherPass, ba
     for stale in path.glob(f".{shard_file(path, k).stem}*.tmp"):  # of a process that was killed
         stale.unlink(missing_ok=True)
     made = encoder.shard(span(plan, k), bar)
-    earlier = sum(len(read_json(card)["broken"]) for card in path.glob("shard_*.json"))
+    done = [(j, card) for j in range(plan.shards) if (card := shard_card(path, j)).is_file()]
+    earlier = sum(len(read_shard_card(plan, j, card)["broken"]) for j, card in done)
     if earlier + len(made.broken) > 0.01 * plan.images:
         raise UserError(
             f"{earlier + len(made.broken)} of {plan.images} images are broken, more than 1% "
@@ -379,7 +389,7 @@ def _write_shard(path: Path, plan: Plan, k: int, encoder: encode.TeacherPass, ba
 
 
 def _finish(path: Path, plan: Plan, ids: Sequence[str]) -> None:
-    cards = [read_json(shard_card(path, k)) for k in range(plan.shards)]
+    cards = [read_shard_card(plan, k, shard_card(path, k)) for k in range(plan.shards)]
     broken = [b for card in cards for b in card.pop("broken")]
     lost = {int(b["index"]) for b in broken}
     keys = keys_of([name for i, name in enumerate(ids) if i not in lost])

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -68,10 +68,17 @@ class Plan:
 
     @classmethod
     def read(cls, value: Any, path: Path) -> Plan:
+        """Raises `UserError` for what is no plan."""
+        kinds: dict[Any, type] = {"int": int, "str": str}
         try:
-            return cls(**value)
+            plan = cls(**value)
+            sound = all(type(getattr(plan, f.name)) is kinds.get(f.type, dict) for f in fields(cls))
+            least = [plan.images, plan.embed_dim, plan.shard_rows, 1 + min(plan.views, plan.grid, plan.patch_width)]
+            if not sound or min(least) < 1:
+                raise TypeError
         except TypeError:
             raise UserError(f"'{path}' is no plan of a teacher cache", "name another cache directory") from None
+        return plan
 
     @property
     def directory(self) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lowdino_edge import reading
 from lowdino_edge.run import atomic_path
 from lowdino_edge.types import Float
 
@@ -65,5 +66,9 @@ class PatchCode:
 
     @classmethod
     def read(cls, path: Path) -> PatchCode:
-        with np.load(path, allow_pickle=False) as f:
+        """Raises `reading.Damaged`."""
+        f = reading.arrays(path, ("mean", "scale", "explained"), ("basis",))
+        try:
             return cls(f["mean"], f.get("basis"), f["scale"], float(f["explained"]))
+        except (TypeError, ValueError) as e:
+            raise reading.Damaged(e) from None

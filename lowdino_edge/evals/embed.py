@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-import zipfile
-import zlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from lowdino_edge import console
+from lowdino_edge import console, reading
 from lowdino_edge.errors import UserError
 from lowdino_edge.files import atomic_path
 from lowdino_edge.types import Embeddings, Encoder, Float, Int64, PathLike, UInt8
@@ -91,16 +89,16 @@ def save_npz(embeddings: Embeddings, path: PathLike) -> None:
 def load_npz(path: PathLike) -> Embeddings:
     """What `save_npz` wrote. Raises `UserError` for a missing, damaged or foreign file."""
     try:
-        with np.load(path, allow_pickle=False) as z:
-            result = Embeddings(
-                np.asarray(z["embeddings"], dtype=np.float32),
-                np.asarray(z["labels"], dtype=np.int64),
-                [str(i) for i in z["ids"]],
-                [str(c) for c in z["classes"]],
-            )
+        z = reading.arrays(Path(path), ("embeddings", "labels", "ids", "classes"))
+        result = Embeddings(
+            np.asarray(z["embeddings"], dtype=np.float32),
+            np.asarray(z["labels"], dtype=np.int64),
+            [str(i) for i in z["ids"]],
+            [str(c) for c in z["classes"]],
+        )
     except FileNotFoundError:
         raise UserError(f"no file '{path}'", "write it with `lowdino embed`") from None
-    except (KeyError, ValueError, OSError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as e:
+    except (OSError, ValueError, TypeError) as e:
         raise UserError(f"'{path}' holds no embeddings: {e}", "write it again with `lowdino embed`") from None
     if result.embeddings.ndim != 2 or not len(result.embeddings) == len(result.labels) == len(result.ids):
         raise UserError(f"'{path}' holds arrays that do not fit together", "write it again with `lowdino embed`")

@@ -12,7 +12,7 @@ from timm.layers import resample_abs_pos_embed
 from lowdino_edge.errors import UserError
 from lowdino_edge.models.backbone import Student, build_student, head_widths, linear_head
 from lowdino_edge.models.students import STUDENTS
-from lowdino_edge.run import atomic_path, read_json, sha256, write_json
+from lowdino_edge.run import atomic_path, read_record, sha256, write_json
 from lowdino_edge.types import Preprocess
 
 
@@ -58,15 +58,16 @@ def load_student(path: str | Path, image_size: int | None = None) -> Student:
     card_file = file.with_suffix(".json")
     if not card_file.is_file():
         raise UserError(f"'{file}' has no card '{card_file.name}' beside it", "copy both files of the run together")
-    card = read_json(card_file)
-    if not isinstance(card, dict) or not {"id", "sha256", "preprocess"} <= card.keys():
-        raise UserError(f"'{card_file}' is no student card", "copy the card of the same run")
+    card = read_record(card_file, id=str, sha256=str, preprocess=dict)
     if sha256(file) != card["sha256"]:
         raise UserError(
             f"'{file}' is not what its card {card_file.name} says (sha256 differs)",
             "restore it from the run, or train again",
         )
-    preprocess = Preprocess.from_dict(card["preprocess"])
+    try:
+        preprocess = Preprocess.from_dict(card["preprocess"])
+    except ValueError as e:
+        raise UserError(f"'{card_file}' has no valid 'preprocess': {e}", "copy the card of the same run") from None
     student = build_student(card["id"], image_size or preprocess.image_size, seed=0, warn=False)
     if image_size in (None, preprocess.image_size):
         student.preprocess = preprocess

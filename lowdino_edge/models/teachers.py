@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from lowdino_edge import reading
 from lowdino_edge.errors import UserError, unknown
 
 EMBEDDINGS = ("cls", "pooled", "both")  # of a ViT: the CLS token, the mean of its patches, one after the other
@@ -167,8 +166,8 @@ def with_image_size(spec: str, size: int) -> str:
 
 def _value(spec: str, text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return reading.from_yaml(text)
+    except reading.Damaged:
         raise UserError(f"'{text}' in '{spec}' cannot be read", "give a number, true, false or a word") from None
 
 

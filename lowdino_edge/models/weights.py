@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import mmap
 import re
 import shutil
+import zipfile
 from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
@@ -29,6 +31,7 @@ State = dict[str, Tensor]
 
 WRAPPERS = ("teacher", "state_dict", "model", "student")  # in the order of preference
 PREFIXES = ("module.", "backbone.")
+_SMALL = 16 << 20  # bytes
 TIMEOUT = 20  # seconds without an answer
 
 
@@ -78,9 +81,7 @@ def read_state(file: Path) -> State:
 
             tree: Any = load_file(file)
         else:
-            # a training checkpoint keeps its arguments, which are harmless
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                tree = torch.load(file, map_location="cpu", weights_only=True)
+            tree = _unpickled(file)
     except Exception as e:  # parsers raise anything on a damaged file
         reason = (str(e).splitlines() or [type(e).__name__])[0][:120]
         raise UserError(
@@ -91,6 +92,21 @@ def read_state(file: Path) -> State:
     if not state:
         raise UserError(f"'{file}' holds no weights", "name a checkpoint in timm's or the original repository's format")
     return state
+
+
+def _unpickled(file: Path) -> Any:
+    """A .pth of tensors. An archive may not unpack to more than torch writes, and of the old format no length that the
+    file states is believed: a mapping reads no further than the file."""
+    # a training checkpoint keeps its arguments, which are harmless
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                size = sum(member.file_size for member in archive.infolist())
+            if size > 2 * file.stat().st_size + _SMALL:
+                raise ValueError(f"it would unpack to {size:,} bytes")
+            return torch.load(file, map_location="cpu", weights_only=True)
+        with file.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+            return torch.load(whole, map_location="cpu", weights_only=True)  # type: ignore[arg-type]
 
 
 def unwrap(tree: Any) -> State:

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lowdino_edge.card.facts import at, number
 from lowdino_edge.config import Recipe
 from lowdino_edge.errors import MissingWeights, UserError
 from lowdino_edge.judge import ROW, result_files
 from lowdino_edge.models.teachers import canonical
 from lowdino_edge.paper_settings import FigureConfig, PaperConfig
 from lowdino_edge.present import knn_text
-from lowdino_edge.run import Run, read_json
+from lowdino_edge.run import NUMBER, Run, read_record
 
 STAGES = ("train", "distill")
 Found = dict[str, dict[str, Any]]  # task, or stage -> its JSON
@@ -79,7 +80,7 @@ def _status(failure: UserError | None) -> str:
 def results(recipe: Recipe, top: Run) -> Found:
     """Every task's JSON, and of every stage the last that it logged of each value."""
     files = {"knn": top.results / "knn__student__host.json", **result_files(recipe, top)}
-    found = {id: read_json(file) for id, file in files.items() if file.is_file()}
+    found = {id: read_record(file) for id, file in files.items() if file.is_file()}
     for stage in STAGES:
         cfg = getattr(recipe, stage)
         if cfg is not None:
@@ -91,15 +92,16 @@ def last_logged(run: Run, batch_size: int) -> dict[str, Any]:
     """The last of each value in metrics.jsonl; `entropy_share`, teacher_entropy over ln K, where there is a ln K; and
     `seconds` that the steps took, those before a kill included."""
     found: dict[str, Any] = {}
-    seconds, before = 0.0, 0
+    seconds, before = 0.0, 0.0
     for values in run.history():
         found |= values
-        if values.get("img_s"):
-            seconds += (values["step"] - before) * batch_size / values["img_s"]
-            before = values["step"]
-    ceiling = read_json(run.student_card).get("entropy_ceiling")
-    if ceiling and "teacher_entropy" in found:
-        found["entropy_share"] = found["teacher_entropy"] / ceiling
+        speed, step = number(values, "img_s"), number(values, "step")
+        if speed and step is not None:
+            seconds += (step - before) * batch_size / speed
+            before = step
+    ceiling, entropy = number(read_record(run.student_card), "entropy_ceiling"), number(found, "teacher_entropy")
+    if ceiling and entropy is not None:
+        found["entropy_share"] = entropy / ceiling
     return {**found, "seconds": seconds}
 
 
@@ -139,26 +141,26 @@ def _network(recipe: Recipe, top: Run) -> str:
     pixels = f"judged at {size} px" if size else "judged at its own size"
     if recipe.model is not None:
         return f"{_name(recipe.model.removeprefix(ROW))}, {pixels}"
-    card = read_json(top.student_card)
+    card = read_record(top.student_card, id=str, params=int, preprocess=dict)
     parts = [f"{card['id']} ({card['params'] / 1e6:.2f}M parameters)"]
     for stage in STAGES:
         cfg = getattr(recipe, stage)
         if cfg is not None:
-            done = read_json(Run(top.path / stage).student_card)
-            how = cfg.method if stage == "train" else f"distilled from {_name(done['teacher'])}"
+            done = read_record(Run(top.path / stage).student_card, epochs=NUMBER, steps=int)
+            how = cfg.method if stage == "train" else f"distilled from {_name(str(done.get('teacher')))}"
             long = f"{done['epochs']:g} epoch{'s' if done['epochs'] != 1 else ''}, {done['steps']:,} steps"
-            parts.append(f"{how} at {card['preprocess']['image_size']} px for {long} of {cfg.batch_size} images")
+            parts.append(f"{how} at {card['preprocess'].get('image_size')} px for {long} of {cfg.batch_size} images")
     if len(parts) == 1:
         parts.append("random weights" if recipe.student.weights is None else f"from {_name(recipe.student.weights)}")
     return ", ".join([*parts, pixels])
 
 
 def _machine(top: Run) -> str | None:
-    env = read_json(top.path / "env.json")
+    env = read_record(top.path / "env.json")
     if "cpu" not in env:
         return None
-    parts = [env["cpu"], f"{env.get('cores')} cores", env.get("gpu"), f"torch {env.get('packages', {}).get('torch')}"]
-    return ", ".join(p for p in parts if p)
+    parts = [env["cpu"], f"{env.get('cores')} cores", env.get("gpu"), f"torch {at(env, 'packages', 'torch')}"]
+    return ", ".join(str(p) for p in parts if p)
 
 
 def _name(spec: str) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import zipfile
-import zlib
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -14,6 +12,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from lowdino_edge import reading
 from lowdino_edge.report.page import missing, para, section
 from lowdino_edge.types import UInt8
 
@@ -136,9 +135,8 @@ def _class(arrays: dict[str, Any], label: int) -> str:
 
 def _read(path: Path, names: tuple[str, ...]) -> dict[str, Any] | None:
     try:
-        with np.load(path, allow_pickle=False) as z:
-            return {n: z[n] for n in names}
-    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error):
+        return reading.arrays(path, names)
+    except (OSError, reading.Damaged):
         return None
 
 

@@ -18,7 +18,7 @@ from lowdino_edge.models.backbone import Student, build_student, head_widths, li
 from lowdino_edge.models.teacher import Teacher, untrained_teacher
 from lowdino_edge.models.teachers import with_image_size
 from lowdino_edge.models.weights import fingerprint
-from lowdino_edge.run import read_json
+from lowdino_edge.run import read_record
 from lowdino_edge.runtimes.eager import EagerEncoder
 from lowdino_edge.tasks.base import Subject
 from lowdino_edge.types import At, Encoder, Float, Int64, UInt8
@@ -130,6 +130,6 @@ def learner(subject: Subject, random: int | None = None) -> nn.Module:
 def weights(subject: Subject) -> str:
     """sha256 of the subject's weights."""
     if not isinstance(subject.encoder, EagerEncoder):
-        return str(read_json(Path(subject.model.spec) / "artifact.json")["sha256"])
+        return str(read_record(Path(subject.model.spec) / "artifact.json", sha256=str)["sha256"])
     module = subject.encoder.module
     return getattr(module, "fingerprint", "") or fingerprint(module)  # of an ONNX file the teacher knows it

@@ -8,7 +8,7 @@ from typing import Any
 from lowdino_edge import console
 from lowdino_edge.eval_settings import FinetuneConfig
 from lowdino_edge.evals.finetune import named, table
-from lowdino_edge.run import read_json, write_json
+from lowdino_edge.run import NUMBER, read_record, write_json
 from lowdino_edge.tasks.base import Outcome, Picture, Subject
 from lowdino_edge.tasks.finetune_pictures import curves, predictions
 from lowdino_edge.tasks.fitting import Fit, Fitting
@@ -65,7 +65,7 @@ def _record(fitting: Fitting, fit: Fit) -> dict[str, Any]:
     folder = fitting.subject.scratch
     file = folder / f"{fitting.key(fit)}.json" if folder is not None else None
     if file is not None and file.is_file():
-        record: dict[str, Any] = read_json(file)
+        record = read_record(file, **dict.fromkeys(("top1", "top3", "fraction"), NUMBER), shown=list, curve=list)
         console.say(f"{named(record)}, seed {fit.seed}: trained before")
         return record
     record = fitting.run(fit)

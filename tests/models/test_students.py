@@ -238,7 +238,7 @@ def test_load_refuses_what_is_not_the_saved_student(tmp_path):
     with pytest.raises(UserError, match="not JSON"):
         load_student(tmp_path)
     card_file.write_text("[]")
-    with pytest.raises(UserError, match="no student card"):
+    with pytest.raises(UserError, match="no JSON object"):
         load_student(tmp_path)
     card_file.unlink()
     with pytest.raises(UserError, match="no card"):

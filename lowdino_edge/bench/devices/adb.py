@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lowdino_edge import console
+from lowdino_edge import console, reading
 from lowdino_edge.bench.agent import pack
 from lowdino_edge.bench.agent.models import MODULES, PACKAGES
 from lowdino_edge.bench.cpu import int8_dot, parse_cpuinfo
@@ -287,7 +287,7 @@ def _echo(name: str) -> Callable[[str], None]:
             return
         last[0] = time.monotonic()
         try:
-            told = json.loads(line)
+            told = reading.from_json(line)
             line = f"{told['progress']} {told['done']}/{told['total']}"
         except (ValueError, KeyError, TypeError):
             pass
@@ -306,8 +306,8 @@ def _ended(client: Client, what: str, said: Said) -> UserError:
     if said.status == 126:
         return UserError(f"{what} cannot be started on {client.name}: {said.last}", "see what machine the device is")
     try:
-        told = json.loads(said.last)
-        return UserError(f"{client.name}: {told['error']}", told["how"])
+        told = reading.from_json(said.last)
+        return UserError(f"{client.name}: {plain(told['error'])}", plain(told["how"]))
     except (ValueError, KeyError, TypeError):
         return UserError(f"{what} on {client.name} ended with {said.status}: {said.last}", f"mend that and {_AGAIN}")
 
@@ -315,7 +315,7 @@ def _ended(client: Client, what: str, said: Said) -> UserError:
 def _rename(result: Path, names: dict[str, str], device: str) -> None:
     """The runner knows its models by their files."""
     try:
-        told = json.loads(result.read_text(encoding="utf-8"))
+        told = reading.from_json(reading.text(result))
         for row in told["models"]:
             row["name"] = names[row["name"]]
     except (OSError, ValueError, KeyError, TypeError) as e:
@@ -326,7 +326,7 @@ def _rename(result: Path, names: dict[str, str], device: str) -> None:
 def _read(job: Job, entries: Sequence[Entry], path: Path, device: str, found: Found) -> None:
     """Adds what came back. `folder.read` refuses a result without any figure; here another group may have some."""
     try:
-        rows = json.loads((path / folder.RESULT).read_text(encoding="utf-8"))["models"]
+        rows = reading.from_json(reading.text(path / folder.RESULT))["models"]
         errors = {str(r["name"]): str(r["error"]) for r in rows if r.get("error")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise _unreadable(device, e) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import re
 import secrets
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 from lowdino_edge.errors import UserError
 
 _MARK = "@lowdino"  # the line with a command's exit status; without it the connection ended before the command
+_STATUS = re.compile(rf"{_MARK} ([0-9]{{1,3}})\s*")
 _QUICK = 30.0  # seconds for what takes a moment
 _CLEAN = 10.0
 _STATES = {
@@ -88,8 +90,8 @@ class Client:
         """
         lines: list[str] = []
         for line in self._lines(f'( {command}\n) 2>&1; echo "{_MARK} $?"', timeout or self.timeout):
-            if line.startswith(_MARK):
-                return Said(int(line.split()[1]), "\n".join(lines))
+            if done := _STATUS.fullmatch(line):
+                return Said(int(done[1]), "\n".join(lines))
             lines.append(line)
             hear(line)
         raise self._lost()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -15,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from lowdino_edge import reading
 from lowdino_edge.console import plain
 from lowdino_edge.errors import UserError
 
@@ -97,8 +97,8 @@ class Connection:
                 raw = self._ssh.stdout.readline(_LINE)
                 if not raw:
                     raise self.lost()
-                with suppress(ValueError, RecursionError):
-                    found = json.loads(raw)
+                with suppress(reading.Damaged):
+                    found = reading.from_json(raw)
                     if isinstance(found, dict):
                         break
                 self.garbled = raw[:200].decode(errors="replace").strip()

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from lowdino_edge import reading
 from lowdino_edge.bench.agent import BURST
 from lowdino_edge.bench.job import Entry, Job, Measured, Session
 from lowdino_edge.console import plain
@@ -75,7 +76,7 @@ def read(job: Job, entries: Sequence[Entry], folder: Path, device: str) -> Sessi
     """
     again = "run the benchmark again"
     try:
-        found = json.loads((folder / RESULT).read_text(encoding="utf-8"), parse_constant=_no_number)
+        found = reading.from_json(reading.text(folder / RESULT))
         rows = {str(m["name"]): m for m in found["models"]}
         measured, failed = [], {}
         for i, entry in enumerate(entries):
@@ -90,7 +91,7 @@ def read(job: Job, entries: Sequence[Entry], folder: Path, device: str) -> Sessi
         info, peak = _info(found["info"]), found.get("peak_rss_bytes")
         peak = None if peak is None else int(peak)
         interleaved = int(found.get("interleaved", 1))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as e:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as e:
         raise UserError(f"{device} sent back no whole result: {type(e).__name__} {e}", again) from None
     if not measured:
         raise UserError(f"{device} could measure nothing: {'; '.join(failed.values())}", "mend that on the device")
@@ -113,10 +114,6 @@ def _info(found: dict[str, Any]) -> dict[str, Any]:
     )
     json.dumps(info, allow_nan=False)
     return info
-
-
-def _no_number(name: str) -> float:
-    raise ValueError(f"{name} among the numbers")
 
 
 def _measured(job: Job, entry: Entry, row: dict[str, Any], folder: Path, i: int) -> Measured:
