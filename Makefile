@@ -8,7 +8,8 @@ NPM_CI := npm ci --no-audit --no-fund --loglevel=error
 # Packages are installed without bytecode; without this each process would compile torch anew where the variable is set.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo docs test test-tflite-runtime test-slow faults matrix losses papers test-mobile test-native screenshots web wheel release-check install clean
+.PHONY: demo docs test test-tflite-runtime test-slow faults fuzz matrix losses papers test-mobile test-native \
+  screenshots web wheel install clean
 
 demo: install
 	$(BIN)/lowdino run recipes/quickstart.yaml --out runs/quickstart --resume
@@ -71,6 +72,12 @@ papers: install
 	$(BIN)/lowdino run recipes/paper --out runs/papers --resume $(SET); done=$$?; \
 	  cp runs/papers/papers.json runs/papers/papers.md docs/ && exit $$done
 
+# 1,000 damaged inputs a reader; a case is named by target, seed and number. Writes tests/fuzz/results.json.
+CASES ?= 1000
+SEED ?= 1
+fuzz: install
+	$(BIN)/python tests/fuzz/run.py --cases $(CASES) --seed $(SEED) --out tests/fuzz/results.json
+
 # The sample apps: their own tests, the web app in Chromium and WebKit around a real `lowdino serve`, the Expo bundles.
 test-mobile: install web test-native
 	$(BIN)/python tests/mobile/write_golden.py mobile_demo/core/golden
@@ -95,16 +102,11 @@ mobile_demo/node_modules/.installed: mobile_demo/package-lock.json
 	cd mobile_demo && $(NPM_CI)
 	touch $@
 
-# The sdist, and the wheel of it: recipes and the built app travel inside.
+# The built app travels inside the wheel.
 wheel: install web
-	rm -rf dist
-	$(BIN)/python -m build
-
-# The wheel into a fresh environment of each Python, from the package index, without extras and with all of them, and the
-# quickstart on few images in each: 5 to 15 minutes an environment.
-PYTHONS ?= python3.11 python3.12 python3.13
-release-check: wheel
-	$(BIN)/python tests/release/clean_installs.py dist/*.whl $(PYTHONS:%=--python %) --extras "" --extras all --out build/release-check.json
+	rm -rf lowdino_edge/webapp build && cp -r mobile_demo/web/dist lowdino_edge/webapp
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	rm -rf lowdino_edge/webapp build
 
 install: $(VENV)/.installed
 
@@ -116,5 +118,5 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs cache build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) runs cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache lowdino_edge/webapp
 	rm -rf mobile_demo/node_modules mobile_demo/*/node_modules mobile_demo/*/dist
