@@ -37,7 +37,7 @@ class CurateConfig(Strict):
     per_cluster: Count | None = None  # images drawn from the cluster of each seed; without seeds from every cluster
     total: Count | None = None  # at most so many images
     hash_distance: Annotated[int, Field(ge=0, le=128)] = 90  # of 255 bits: pairs up to it are looked at
-    similarity: Share = 0.85  # cosine: pairs from it on are looked at
+    similarity: Share = 0.7  # cosine: pairs from it on are looked at
     same: Thresholds = Thresholds()
     same_small: Annotated[Thresholds, defaults_of(_SMALL)] = _SMALL  # where the smaller image has at most 48 px
 

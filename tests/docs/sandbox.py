@@ -91,7 +91,7 @@ def small(words: list[str], targets: tuple[str, ...] = ("onnx",)) -> list[str]:
             word = word.replace("runs/", "made/")  # what other commands read is not written to
         if before in ("--target", "--format") and word not in targets:
             word = targets[0]
-        if before in ("--teacher", "--bank-from") or (command == "eval" and before == "eval"):
+        if before in ("--teacher", "--bank-from", "--encoder") or (command == "eval" and before == "eval"):
             word = word.replace(".pth", ".safetensors")
             word = TEACHER if "dinov2" in word else word
         out.append(word)
