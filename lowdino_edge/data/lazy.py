@@ -59,7 +59,7 @@ class Store:
         """Empty; without a file for the images where the disk could not hold all of them."""
         folder.mkdir(parents=True, exist_ok=True)
         need, free = n * 3 * side * side, shutil.disk_usage(folder).free
-        _sparse(folder / _STATE, n)
+        (folder / _STATE).write_bytes(bytes(n))  # not sparse: it is mapped, and a full disk would be a fault there
         if need + _SPARE <= free:
             _sparse(folder / _BYTES, need)
         else:
@@ -110,6 +110,12 @@ class Store:
 def _sparse(file: Path, n_bytes: int) -> None:
     with file.open("wb") as f:
         f.truncate(n_bytes)
+
+
+def _read(lazy: weakref.ref[Lazy], span: list[int], among_M: Int64 | None) -> list[tuple[int, UInt8]]:
+    """A task of the pool: it does not keep alive, nor work for, what nobody waits for any more."""
+    held = lazy()
+    return [] if held is None else [held._image(i, among_M) for i in span]
 
 
 class Lazy:
@@ -165,7 +171,7 @@ class Lazy:
             among_M: ascending, the rows that may stand in for a broken one; None: all.
         """
         spans = [rows_B[i : i + _SPAN].tolist() for i in range(0, len(rows_B), _SPAN)]
-        return [self._pool.submit(lambda span: [self._image(i, among_M) for i in span], span) for span in spans]
+        return [self._pool.submit(_read, weakref.ref(self), span, among_M) for span in spans]
 
     def result(self, request: Request) -> tuple[UInt8, Int64]:
         """The images (B, 3, S, S) and their rows (B,), which are others where images are broken.

@@ -76,10 +76,18 @@ def make_folder(root: Path, n: int, images: list[bytes]) -> None:
 
 
 def make_shards(root: Path, n: int, images: list[bytes]) -> None:
+    headers: dict[int, bytes] = {}  # by size; only name and checksum are another for each member
+
     def member(name: str, raw: bytes) -> bytes:
-        info = tarfile.TarInfo(name)
-        info.size = len(raw)
-        return info.tobuf(tarfile.USTAR_FORMAT) + raw + bytes(-len(raw) % tarfile.BLOCKSIZE)
+        size = len(raw)
+        if size not in headers:
+            info = tarfile.TarInfo("0" * len(name))
+            info.size = size
+            headers[size] = info.tobuf(tarfile.USTAR_FORMAT)
+        old, new = headers[size], name.encode()
+        total = int(old[148:154], 8) + sum(new) - len(new) * ord("0")
+        header = new + old[len(new) : 148] + b"%06o\0 " % total + old[156:]
+        return header + raw + bytes(-size % tarfile.BLOCKSIZE)
 
     root.mkdir()
     each = -(-n // SHARDS)
