@@ -38,7 +38,7 @@ class Workspace:
         self.device = pick_device(recipe.device)
         self._images: dict[Split, ImageSet] = {}
         self._pixels: dict[tuple[Split, Preprocess, int | None], Pixels] = {}
-        self._lazy: dict[Preprocess, Pixels] = {}
+        self._without: dict[tuple[Preprocess, frozenset[str]], Pixels] = {}
 
     def images(self, split: Split) -> ImageSet:
         from lowdino_edge.data.datasets import open_set
@@ -51,7 +51,8 @@ class Workspace:
         return self._images[split]
 
     def pixels(self, split: Split, preprocess: Preprocess, limit: int | None = None) -> Pixels:
-        """The split as the network takes it, decoded once; `limit` takes a seeded sample."""
+        """The split as the network takes it, decoded once, or, if it is too large for the memory, as it is needed;
+        `limit` takes a seeded sample."""
         images = self.images(split)
         if limit is not None and limit >= len(images):
             limit = None
@@ -63,8 +64,7 @@ class Workspace:
         return self._pixels[key]
 
     def train_pixels(self, preprocess: Preprocess, without: Collection[str] = ()) -> Pixels:
-        """Training images; those larger than the network are kept an eighth larger, for the random crops. A set that is
-        too large for the memory is decoded while it is trained on.
+        """Training images; those larger than the network are kept an eighth larger, for the random crops.
 
         Args:
             without: names of images that are known to be broken.
@@ -76,11 +76,12 @@ class Workspace:
         sides = [side for i in range(min(8, len(images))) if (side := shorter_side(images, i)) is not None]
         if min(sides, default=size) > size:
             preprocess = Preprocess(round(size * 8 / 7), 1.0, preprocess.interpolation)
-        if not is_large(len(images), preprocess):
+        gone = frozenset(without)
+        if not gone or not is_large(len(images), preprocess):  # of a small set they are found beforehand
             return self.pixels("train", preprocess)
-        if preprocess not in self._lazy:
-            self._lazy[preprocess] = _decoded_lazily(images, preprocess, self.recipe.data.workers, without)
-        return self._lazy[preprocess]
+        if (preprocess, gone) not in self._without:
+            self._without[preprocess, gone] = _decoded(images, preprocess, self.recipe.data.workers, gone)
+        return self._without[preprocess, gone]
 
     def bank(self, preprocess: Preprocess, limit: int | None = None) -> Pixels:
         return self.pixels("train", preprocess, limit)
@@ -184,10 +185,13 @@ class Workspace:
             )
 
 
-def _decoded(images: ImageSet, preprocess: Preprocess, workers: int) -> Pixels:
-    """Decoded once; of several processes on a node the first decodes and the others map what it wrote."""
-    from lowdino_edge.data.pixels import load_pixels, map_pixels
+def _decoded(images: ImageSet, preprocess: Preprocess, workers: int, without: Collection[str] = ()) -> Pixels:
+    """Decoded once; of several processes on a node the first decodes and the others map what it wrote. A large set is
+    decoded as it is needed."""
+    from lowdino_edge.data.pixels import is_large, load_pixels, map_pixels
 
+    if is_large(len(images), preprocess):
+        return _decoded_lazily(images, preprocess, workers, without)
     if parallel.size() == 1:
         return load_pixels(images, preprocess, workers=workers)
     folder = _shared_folder()
@@ -235,8 +239,8 @@ def _embed_shared(encoder: Encoder, pixels: Pixels) -> Embeddings:
     a, b = int(rows[0]), int(rows[-1]) + 1
     u8_NCHW, ids, labels = pixels.u8_NCHW[a:b], pixels.ids[a:b], pixels.labels[a:b]
     found = embed(encoder, Pixels(u8_NCHW, ids, labels, pixels.classes, pixels.fingerprint))
-    z_ND = np.concatenate(parallel.collect(found.embeddings))
-    return Embeddings(z_ND, np.asarray(pixels.labels, np.int64), list(pixels.ids), list(pixels.classes))
+    z_ND, labels_N = (np.concatenate(parallel.collect(part)) for part in (found.embeddings, found.labels))
+    return Embeddings(z_ND, labels_N, list(pixels.ids), list(pixels.classes))
 
 
 @contextmanager

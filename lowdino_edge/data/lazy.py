@@ -4,7 +4,8 @@ Once decoded, an image lies in a sparse file that all processes of a node share,
 whether it is there. Where the disk cannot hold them all, they are decoded every time.
 
 A broken image is found late, so it cannot be left out of an epoch that has begun: the next readable one stands in for
-it, the same in every process and after every resume, with its own row, label and target.
+it, the same in every process and after every resume, with its own row, label and target. Where images are read in
+order, as in evaluations, the label of a broken one becomes -1: it is not counted.
 
 Suffixes: N images, B those asked for, C channels, H, W and S pixels.
 """
@@ -124,6 +125,7 @@ class Lazy:
     Args:
         decode: image i as (3, S, S); raises `BrokenImage`.
         ids: names, for what is said about broken images.
+        labels_N: those of broken images are overwritten with -1.
         name: of the set.
         workers: decoding threads.
     """
@@ -131,9 +133,15 @@ class Lazy:
     dtype, ndim = np.dtype(np.uint8), 4
 
     def __init__(
-        self, decode: Callable[[int], UInt8], ids: Sequence[str], name: str, store: Store, workers: int
+        self,
+        decode: Callable[[int], UInt8],
+        ids: Sequence[str],
+        labels_N: Int64,
+        name: str,
+        store: Store,
+        workers: int,
     ) -> None:
-        self._decode, self._name, self.store = decode, name, store
+        self._decode, self._labels_N, self._name, self.store = decode, labels_N, name, store
         self.shape = (len(ids), 3, store.side, store.side)
         self._pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="decode")
         self._lock = threading.Lock()
@@ -163,6 +171,12 @@ class Lazy:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> UInt8:
         return self[:] if dtype is None else self[:].astype(dtype)
+
+    def tofile(self, path: Path) -> None:
+        """All images, one after the other, as of an array."""
+        with path.open("wb") as f:
+            for i in range(0, len(self), _BLOCK):
+                f.write(self[i : i + _BLOCK].tobytes())
 
     def request(self, rows_B: Int64, among_M: Int64 | None = None) -> Request:
         """Begins to read these images; `result` waits for them.
@@ -202,6 +216,7 @@ class Lazy:
 
     def _one(self, i: int) -> UInt8 | None:
         if self.store.state_N[i] == _BROKEN:
+            self._labels_N[i] = -1  # another process may have found it
             return None
         u8_CHW = self.store.get(i)
         if u8_CHW is None:
@@ -215,7 +230,7 @@ class Lazy:
 
     def _count(self, i: int, error: BrokenImage) -> None:
         with self._lock:
-            self.store.state_N[i] = _BROKEN
+            self.store.state_N[i], self._labels_N[i] = _BROKEN, -1
             self._found[i] = error
             if len(self._found) <= _TOLD:
                 console.warn(f"broken image {error}; the next one stands in for it")

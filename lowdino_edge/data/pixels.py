@@ -136,8 +136,9 @@ def lazy_pixels(
         return to_square(images.read(int(kept_N[i])), preprocess)
 
     ids = take(images.ids, kept_N) if without else images.ids
-    lazy = Lazy(decoded, ids, images.name, store, workers)
-    return Pixels(lazy, ids, images.labels[kept_N], images.classes, images.fingerprint)
+    labels_N = images.labels[kept_N]
+    lazy = Lazy(decoded, ids, labels_N, images.name, store, workers)
+    return Pixels(lazy, ids, labels_N, images.classes, images.fingerprint)
 
 
 def _pixels(u8_NCHW: UInt8, images: ImageSet, kept: Int64, folder: Path | None) -> Pixels:

@@ -71,6 +71,8 @@ def test_it_reads_like_an_array(tmp_path: Path) -> None:
         np.testing.assert_array_equal(b[rows], a[rows])
     np.testing.assert_array_equal(np.asarray(b), a)
     assert max(source.reads.values()) == 2  # once by each
+    b.tofile(tmp_path / "u8")
+    assert (tmp_path / "u8").read_bytes() == a.tobytes()
     assert lazy.ids == eager.ids and lazy.fingerprint == eager.fingerprint
 
 
@@ -110,6 +112,8 @@ def test_a_broken_image_has_a_stand_in_with_its_own_row(tmp_path: Path, capsys: 
     assert found[0] == found[1]
     err = capsys.readouterr().err
     assert all(err.count(f"id{i}: no reason") == 2 for i in broken)
+    np.asarray(lazy.u8_NCHW)  # in order, as an evaluation does
+    assert lazy.labels.tolist() == [-1 if i in broken else i % 3 for i in range(300)]
     inside = np.array([299, 5, 7, 8, 100])
     lazy = lazily(Source(300, broken), tmp_path / "s")
     rows = Feed(lazy, 5, 3, "cpu", rows=inside).batch(0, plan).index_B  # type: ignore[arg-type]
