@@ -102,11 +102,10 @@ mobile_demo/node_modules/.installed: mobile_demo/package-lock.json
 	cd mobile_demo && $(NPM_CI)
 	touch $@
 
-# The built app travels inside the wheel.
+# The sdist, and the wheel of it: recipes and the built app travel inside.
 wheel: install web
-	rm -rf lowdino_edge/webapp build && cp -r mobile_demo/web/dist lowdino_edge/webapp
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
-	rm -rf lowdino_edge/webapp build
+	rm -rf dist
+	$(BIN)/python -m build
 
 install: $(VENV)/.installed
 
@@ -118,5 +117,5 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache lowdino_edge/webapp
+	rm -rf $(VENV) runs cache build dist .pytest_cache .mypy_cache .ruff_cache
 	rm -rf mobile_demo/node_modules mobile_demo/*/node_modules mobile_demo/*/dist

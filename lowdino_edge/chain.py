@@ -20,6 +20,7 @@ from lowdino_edge.artifact import Artifact
 from lowdino_edge.bench import score
 from lowdino_edge.config import Recipe
 from lowdino_edge.errors import UserError
+from lowdino_edge.export import TARGETS, expand, need_packages, say_left_out
 from lowdino_edge.resolve import resolve
 from lowdino_edge.run import NUMBER, Run, atomic_path, read_record, write_json
 from lowdino_edge.tasks import task
@@ -62,6 +63,11 @@ def _check(recipe: Recipe) -> None:
     """Raises `UserError` for what can be known before anything is done."""
     for id in recipe.eval.tasks:
         task(id)
+    for target in expand(recipe.export.targets) if recipe.export is not None else ():
+        try:
+            need_packages(TARGETS[target])
+        except UserError as e:
+            raise UserError(e.message, f"{e.hint}; or leave {target} out: --set export.targets=[installed]") from None
     trains = recipe.train is not None or recipe.distill is not None
     if recipe.model is None:
         if not trains and not recipe.eval.tasks:
@@ -193,7 +199,8 @@ def _export(recipe: Recipe, top: Run, work: Workspace) -> UserError | None:
     """Artifacts that are there and whole are kept, the others are made. What was refused is returned, not raised: the
     report says it beside those that were proven."""
     assert recipe.export is not None
-    pairs = [(t, s) for t in recipe.export.targets for s in recipe.export.schemes]
+    say_left_out(recipe.export.targets, str(top.path))
+    pairs = [(t, s) for t in expand(recipe.export.targets) for s in recipe.export.schemes]
     wanted = [(t, s) for t, s in pairs if not _fresh(top.artifacts / f"{t}-{s}", top)]
     refused: dict[tuple[str, str], UserError] = {}
     try:

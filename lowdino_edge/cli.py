@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lowdino_edge import __version__, console
+from lowdino_edge import __version__, console, shipped
 from lowdino_edge import options as o
 from lowdino_edge.cli_curate import curate
 from lowdino_edge.errors import UserError, unknown
@@ -34,7 +34,7 @@ def load_recipe(path: Path | None, overrides: list[str] | None, **layers: Mappin
     """`config.load_recipe`, imported when a command needs it: pydantic takes a tenth of a second."""
     from lowdino_edge import config
 
-    return config.load_recipe(path, overrides or (), **layers)
+    return config.load_recipe(path and shipped.find(path), overrides or (), **layers)
 
 
 @app.callback(invoke_without_command=True)
@@ -61,6 +61,7 @@ def run_(
 ) -> None:
     """The whole chain the recipe names: train, distill, export, eval, benchmark, report. A directory of recipes: all of
     them, and a table of the papers' figures beside ours."""
+    recipe = shipped.find(recipe)
     if recipe.is_dir():
         return _run_all(recipe, out, set_, o.flags("", locals()), resume, overwrite, dry_run)
     loaded = load_recipe(recipe, set_, flags=o.flags("", locals()))
@@ -248,7 +249,7 @@ def export(
 ) -> None:
     """Artifacts for the phone, each loaded back on its own runtime and compared with PyTorch on real images."""
     from lowdino_edge import api
-    from lowdino_edge.export import TARGETS, canonical_scheme, canonical_target
+    from lowdino_edge.export import canonical_scheme, expand, say_left_out
 
     asked = {
         "student.image_size": image_size,
@@ -258,8 +259,8 @@ def export(
     named = load_recipe(recipe, set_, flags=asked)
     cfg = named.export  # a recipe's export: section, or --set export.targets=...
     targets = target or (cfg.targets if cfg and "targets" in cfg.model_fields_set else ["all"])
-    proven = [t.id for t in TARGETS.values() if t.unproven is None]
-    wanted = [t for name in targets for t in (proven if name == "all" else [canonical_target(name)])]
+    wanted = expand(targets)
+    say_left_out(targets, model)
     named_schemes = quantize or (cfg.schemes if cfg and "schemes" in cfg.model_fields_set else ["none"])
     schemes = [canonical_scheme(s) for s in named_schemes]
     source = calibration or (cfg.calibration if cfg else None)

@@ -40,6 +40,7 @@ from lowdino_edge.trees import merge, nested, override, read_recipe
 Text = Annotated[str, BeforeValidator(lambda v: str(v) if isinstance(v, int | float) else v)]
 Scheme = Literal["none", "fp16", "w8", "dynamic", "p6", "p4", "w8a8"]
 Target = Literal["onnx", "executorch", "coreml", "tflite", "executorch-coreml", "executorch-vulkan", "coreai"]
+Wanted = Literal[Target, "all", "installed"]  # all: that are proven here; installed: those whose packages are here
 
 
 class DataConfig(Strict):
@@ -154,7 +155,7 @@ class DistillConfig(LoopConfig):
 
 
 class ExportConfig(Strict):
-    targets: list[Target] = ["onnx", "executorch", "coreml", "tflite"]
+    targets: list[Wanted] = ["onnx", "executorch", "coreml", "tflite"]
     schemes: list[Scheme] = ["none", "w8a8"]
     calibration: str | None = None  # SRC; None: the training split of `data`
     calibration_images: Annotated[int, Field(ge=8)] = 256

@@ -52,4 +52,9 @@ def unknown(kind: str, name: str, options: Iterable[str]) -> UserError:
 
 def missing_extra(package: str, extra: str) -> UserError:
     """The error for an optional dependency that is not installed."""
+    from lowdino_edge import extras
+
+    if extras.left_out(package, extra):
+        how = "convert on Linux (x86-64) or macOS; `lowdino doctor` says what works here"
+        return UserError(f"'{package}' has no build for {extras.here()}", how)
     return UserError(f"'{package}' is not installed", f"pip install 'lowdino-edge[{extra}]'")

@@ -34,7 +34,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_quiet, help="No 
 Debug = Annotated[bool, typer.Option("--debug", callback=_debug, help="Show tracebacks.")]
 Data = Annotated[str | None, typer.Option("--data", help="Folder, list, named set, ...: `lowdino list datasets`.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Directory (or file) to write.")]
-RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="YAML recipe for everything that has no flag.")]
+RecipeFile = Annotated[
+    Path | None, typer.Option("--recipe", help="YAML file, or name, of a recipe for what has no flag.")
+]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override any recipe key: --set train.optim.lr=1e-3.")]
 Seed = Annotated[int | None, typer.Option("--seed")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.")]
@@ -92,12 +94,15 @@ Port = Annotated[int | None, typer.Option("--port", help="Default: 8150, or the 
 Lan = Annotated[bool, typer.Option("--lan", help="For a phone in the same network: https and a one-time token.")]
 Version = Annotated[bool, typer.Option("--version", help="Print the version.")]
 RecipePath = Annotated[
-    Path, typer.Argument(metavar="RECIPE", help="YAML file, such as recipes/quickstart.yaml, or a directory of them.")
+    Path,
+    typer.Argument(metavar="RECIPE", help="YAML file, a directory of them, or a name of `lowdino list recipes`."),
 ]
 Model = Annotated[str, typer.Argument(metavar="MODEL")]
 Models = Annotated[list[str], typer.Argument(metavar="MODEL...")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN")]
-What = Annotated[str, typer.Argument(metavar="students|teachers|methods|tasks|targets|schemes|datasets|devices")]
+What = Annotated[
+    str, typer.Argument(metavar="students|teachers|methods|tasks|targets|schemes|datasets|devices|recipes")
+]
 
 Against = Annotated[
     list[str] | None,

@@ -69,6 +69,12 @@ def _devices() -> Rows:
     return [{"id": d, "summary": text} for d, text in DEVICES.items()]
 
 
+def _recipes() -> Rows:
+    from lowdino_edge import shipped
+
+    return [dict(row) for row in shipped.rows()]
+
+
 TABLES: dict[str, Callable[[], Rows]] = {
     "students": _students,
     "teachers": _teachers,
@@ -78,4 +84,5 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "schemes": _schemes,
     "datasets": _datasets,
     "devices": _devices,
+    "recipes": _recipes,
 }

@@ -14,12 +14,12 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lowdino_edge"
 # What each room may import of the package, besides itself and the ground floor.
 GROUND = {
     "errors", "types", "config", "trees", "settings", "eval_settings", "paper_settings", "console", "quiet", "memory",
-    "files", "curate_settings", "reading",
+    "files", "curate_settings", "reading", "extras",
 }  # fmt: skip
 ALLOWED: dict[str, set[str]] = {
     "errors": set(), "types": set(), "config": set(), "trees": set(), "settings": set(), "eval_settings": set(),
     "paper_settings": set(), "console": set(), "quiet": set(), "memory": set(), "parallel": set(), "files": set(),
-    "curate_settings": set(), "reading": set(),
+    "curate_settings": set(), "reading": set(), "extras": set(),
     "run": set(), "scratch": set(), "artifact": {"run"}, "losses": {"parallel"}, "quant": {"parallel"},
     "models": {"run"}, "data": {"run"}, "runtimes": {"artifact"},
     "methods": {"losses", "models", "data", "quant.qat", "parallel"},
@@ -39,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
 }  # fmt: skip
 TOP = {
     "api", "chain", "cli", "cli_curate", "curation", "doctor", "evaluation", "exits", "judge", "lineup", "measure",
-    "options", "papers", "present", "resolve", "tables", "workspace",
+    "options", "papers", "present", "resolve", "shipped", "tables", "workspace",
 }  # fmt: skip
 
 

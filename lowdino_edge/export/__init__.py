@@ -9,11 +9,12 @@ has `check(options, scheme)`, which is asked before any work. Normalisation stay
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from lowdino_edge import console, extras
 from lowdino_edge.errors import UserError, missing_extra, unknown
 
 
@@ -159,6 +160,51 @@ def canonical_target(name: str) -> str:
     if plain not in TARGETS:
         raise unknown("target", name, TARGETS)
     return plain
+
+
+def expand(names: Sequence[str]) -> list[str]:
+    """Plain names of targets, each once: `all` are the proven ones, `installed` those of them whose packages are here.
+
+    Raises:
+        UserError: an unknown name, the nearest ones offered.
+    """
+    found: list[str] = []
+    for name in names:
+        if name == "installed":
+            found += [t for t in proven() if _installed(TARGETS[t])]
+        else:
+            found += proven() if name == "all" else [canonical_target(name)]
+    return list(dict.fromkeys(found))
+
+
+def proven() -> list[str]:
+    """The targets whose files are run and compared on the machine that makes them."""
+    return [t.id for t in TARGETS.values() if t.unproven is None]
+
+
+def say_left_out(names: Sequence[str], model: str) -> None:
+    """What `installed` leaves out of a run, and how to have it, in one line."""
+    here = expand(names)
+    if "installed" not in names or not (missing := [t for t in proven() if t not in here]):
+        return
+    never = [t for t in missing if any(extras.left_out(p, TARGETS[t].extra) for p in PACKAGES[TARGETS[t].extra])]
+    wanted = [t for t in missing if t not in never]
+    text = f"left out, for their packages are not installed: {', '.join(missing)}"
+    if wanted:
+        brought = ",".join(dict.fromkeys(TARGETS[t].extra for t in wanted))
+        flags = " ".join(f"--target {t}" for t in wanted)
+        text += f"; to have them: pip install 'lowdino-edge[{brought}]', then lowdino export {model} {flags}"
+    if never:
+        text += f"; no build for {extras.here()}: {', '.join(never)}"
+    console.warn(text)
+
+
+def _installed(spec: TargetSpec) -> bool:
+    try:
+        need_packages(spec)
+    except UserError:
+        return False
+    return True
 
 
 def canonical_scheme(name: str) -> str:
