@@ -9,7 +9,7 @@ NPM_CI := npm ci --no-audit --no-fund --loglevel=error
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo docs test test-tflite-runtime test-slow faults fuzz matrix losses papers test-mobile test-native \
-  screenshots web wheel install clean
+  screenshots web wheel release-check install clean
 
 demo: install
 	$(BIN)/lowdino run recipes/quickstart.yaml --out runs/quickstart --resume
@@ -106,6 +106,12 @@ mobile_demo/node_modules/.installed: mobile_demo/package-lock.json
 wheel: install web
 	rm -rf dist
 	$(BIN)/python -m build
+
+# The wheel into a fresh environment of each Python, from the package index, without extras and with all of them, and the
+# quickstart on few images in each: 5 to 15 minutes an environment.
+PYTHONS ?= python3.11 python3.12 python3.13
+release-check: wheel
+	$(BIN)/python tests/release/clean_installs.py dist/*.whl $(PYTHONS:%=--python %) --extras "" --extras all --out build/release-check.json
 
 install: $(VENV)/.installed
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lowdino_edge.errors import UserError
+from lowdino_edge.extras import here, left_out
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ def _found(name: str, look: Callable[[], str]) -> Check:
 
 def _package(name: str, module: str, extra: str, required: bool) -> Check:
     mend = f"pip install 'lowdino-edge[{extra}]'" if extra else "pip install lowdino-edge"
+    if left_out(module, extra):
+        mend = f"there is no build for {here()}: use Linux (x86-64) or macOS for this"
     try:
         found = importlib.import_module(module)
     except Exception as e:  # a broken native library raises anything

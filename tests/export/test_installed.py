@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lowdino_edge import export, extras
+from lowdino_edge import doctor, export, extras
 from lowdino_edge.errors import missing_extra
 from lowdino_edge.export import expand, proven, say_left_out
 
@@ -68,3 +68,6 @@ def test_no_installation_is_advised_where_there_is_no_build(
     assert line.endswith(f"no build for {extras.here()}: coreml")
     error = missing_extra("no_such_coremltools", "coreml")
     assert extras.here() in error.message and "pip install" not in error.hint
+    check = doctor._package("core ml", "no_such_coremltools", "coreml", False)
+    assert not check.ok and extras.here() in check.mend and "pip install" not in check.mend
+    assert doctor._package("torchao", "torchao.no_such", "coreml", False).mend == "pip install 'lowdino-edge[coreml]'"
