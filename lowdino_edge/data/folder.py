@@ -25,7 +25,7 @@ import numpy as np
 from lowdino_edge import console
 from lowdino_edge.data.decode import EXTENSIONS, decode, is_image
 from lowdino_edge.data.imageset import ImageSet, digest, printable
-from lowdino_edge.data.index import WORTH, Index, Tree, stamp_of, stamps
+from lowdino_edge.data.index import WORTH, Index, Tree, place, stamp_of, stamps
 from lowdino_edge.data.names import Names
 from lowdino_edge.data.splits import TEST, TRAIN, Split, fifth
 from lowdino_edge.errors import UserError
@@ -213,7 +213,7 @@ def fingerprint(root: Path, ids: Sequence[str], sizes_N: Int64 | None = None) ->
         parts = []
         for name, size in zip(ids[start : start + _SPAN], sizes_N[start : start + _SPAN].tolist(), strict=True):
             at, n = (0, -1) if whole else (max(0, (size - _HASH_PIECE) // 2), _HASH_PIECE)
-            parts += [name, str(size), _content(above + name, at, n)]
+            parts += [name, str(size), _content(place(above, name), at, n)]
         return parts
 
     bar = console.bar(f"contents of {root.name}", len(ids)) if len(ids) >= WORTH else nullcontext()

@@ -72,6 +72,11 @@ def stamp_of(found: os.stat_result) -> int:
     return found.st_mtime_ns if os.name == "nt" else found.st_ctime_ns
 
 
+def place(above: str, name: str) -> str:
+    """A file's path: its name behind `above`, or the name alone where that is absolute, as in lists."""
+    return os.path.join(above, name)  # noqa: PTH118  a million Path objects take seconds
+
+
 def stamps(root: Path, names: Sequence[str], what: str = "") -> tuple[Int64, Int64]:
     """Bytes and time of the last change of each file below `root`, (N,) each; -1 where it cannot be had.
 
@@ -85,7 +90,7 @@ def stamps(root: Path, names: Sequence[str], what: str = "") -> tuple[Int64, Int
         part = names[start : start + _SPAN]
         for i, name in enumerate(part, start):
             with contextlib.suppress(OSError, ValueError):
-                found = os.stat(above + name)  # noqa: PTH116  a million Path objects take seconds
+                found = os.stat(place(above, name))  # noqa: PTH116  a million Path objects take seconds
                 sizes_N[i], stamps_N[i] = found.st_size, stamp_of(found)
         return len(part)
 
@@ -103,10 +108,14 @@ def over_all(work: Callable[[int], int], n: int, what: str = "", span: int = _SP
 
 
 class Index:
-    """What is kept about one folder."""
+    """What is kept about one folder, or about a list of files.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        root: what the names of images and folders are below, if that is not `folder`.
+    """
+
+    def __init__(self, folder: Path, root: Path | None = None) -> None:
+        self.folder, self.root = folder, root or folder
         key = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:24]
         self._npz, self._json = (cache_root() / "index" / f"{key}{suffix}" for suffix in (".npz", ".json"))
         self._token = ""
@@ -131,10 +140,10 @@ class Index:
             whole = len(tree.ids) == len(tree.labels) == len(tree.sizes_N) == len(tree.stamps_N)
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
             return None
-        if not whole or not np.array_equal(stamps(self.folder, tree.folders)[1], tree.folder_stamps_F):
+        if not whole or not np.array_equal(stamps(self.root, tree.folders)[1], tree.folder_stamps_F):
             return None
         if not names_only:
-            sizes_N, stamps_N = stamps(self.folder, tree.ids, f"comparing {self.folder.name} with its index")
+            sizes_N, stamps_N = stamps(self.root, tree.ids, f"comparing {self.folder.name} with its index")
             if not (np.array_equal(sizes_N, tree.sizes_N) and np.array_equal(stamps_N, tree.stamps_N)):
                 return None
         self._token = str(about["token"])

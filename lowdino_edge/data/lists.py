@@ -14,16 +14,21 @@ A file that is missing is a broken image, as one that cannot be decoded is.
 from __future__ import annotations
 
 import csv
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lowdino_edge import console
 from lowdino_edge.data.columns import LABEL, PATH, SPLIT, Label, column, number, rows_of
 from lowdino_edge.data.decode import decode
 from lowdino_edge.data.folder import fingerprint
 from lowdino_edge.data.imageset import ImageSet, digest, printable
+from lowdino_edge.data.index import WORTH, Index, Tree, stamps
+from lowdino_edge.data.names import Names
 from lowdino_edge.data.splits import Split
 from lowdino_edge.errors import UserError, missing_extra
 
@@ -56,15 +61,31 @@ def open_list(file: Path, split: Split, seed: int = 0) -> ImageSet:
     rows_M = rows_of(table.splits, labels_N, split, seed)
     if not len(rows_M):
         raise UserError(f"no images in '{file}'", "write a line for each image, with its path")
-    root, ids, labels_M = file.parent, [table.paths[i] for i in rows_M], labels_N[rows_M]
+    root, labels_M = file.parent, labels_N[rows_M]
+    ids = Names.of(table.paths[i] for i in rows_M)
     return ImageSet(
         name=file.stem,
         ids=ids,
         labels=labels_M,
         classes=classes,
-        fingerprint=digest([fingerprint(root, ids), *classes, *map(str, labels_M)]),
+        fingerprint=_index(file, table.paths).fingerprint(
+            f"{split} {seed}", lambda: digest([fingerprint(root, ids), *classes, *map(str, labels_M)])
+        ),
         read=lambda i: decode(root / ids[i], ids[i]),
     )
+
+
+def _index(file: Path, paths: Sequence[str]) -> Index:
+    """Of a long list: what is known of its files while neither it nor one of them changes."""
+    index = Index(file, file.parent)
+    if len(paths) >= WORTH and index.load() is None:
+        began_ns = time.time_ns()
+        sizes_N, stamps_N = stamps(file.parent, paths, f"sizes of {file.name}'s files")
+        itself = Names.of([file.name])
+        none = np.full(len(paths), -1, np.int64)
+        stamp_1 = stamps(file.parent, itself)[1]
+        index.save(Tree(Names.of(paths), none, [], itself, stamp_1, sizes_N, stamps_N, began_ns))
+    return index
 
 
 def _checked(table: _Table, file: Path) -> _Table:

@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from lowdino_edge.data import index, lists
 from lowdino_edge.data.columns import number
 from lowdino_edge.data.datasets import BrokenImage, ImageSet, open_set
+from lowdino_edge.data.folder import fingerprint
 from lowdino_edge.data.pixels import load_pixels
 from lowdino_edge.errors import UserError
 from lowdino_edge.types import Preprocess
@@ -145,6 +147,38 @@ def test_the_fingerprint_follows_contents_labels_and_order(tmp_path: Path) -> No
     others = {of(["b.png", "a.png"], ["y", "x"]), of(["a.png", "b.png"], ["y", "x"])}
     Image.new("RGB", (9, 8), (1, 2, 3)).save(tmp_path / "a.png")
     assert len({first, *others, of(["a.png", "b.png"], ["x", "y"])}) == 4
+    absolute = [str(tmp_path / n) for n in ("a.png", "b.png")]
+    before = of(absolute, ["x", "y"])
+    Image.new("RGB", (9, 8), (4, 2, 3)).save(tmp_path / "a.png")
+    assert of(absolute, ["x", "y"]) != before
+
+
+def test_a_long_list_reads_its_files_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOWDINO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(lists, "WORTH", 20)
+    monkeypatch.setattr(index, "SETTLED_NS", 0)
+    names = [f"{i:02d}.png" for i in range(30)]
+    put(tmp_path / "set", *names)
+    file = write(tmp_path / "set" / "l.csv", {"path": names, "label": ["a", "b"] * 15})
+    read: list[str] = []
+
+    def counted(root: Path, ids: Any) -> str:
+        read.extend(ids)
+        return fingerprint(root, ids)
+
+    monkeypatch.setattr(lists, "fingerprint", counted)
+
+    def prints() -> tuple[str, ...]:
+        return tuple(open_set(str(file), s).fingerprint for s in ("train", "test"))  # type: ignore[arg-type]
+
+    first = prints()
+    assert sorted(read) == names and prints() == first and len(read) == 30
+    put(tmp_path / "set", "x.png", "07.png")
+    (tmp_path / "set" / "07.png").write_bytes((tmp_path / "set" / "03.png").read_bytes())
+    assert prints() != first and len(read) == 60
+    again = prints()
+    write(file, {"path": names, "label": ["b", "a"] * 15})
+    assert all(a != b for a, b in zip(prints(), again, strict=True))
 
 
 @pytest.mark.parametrize(
