@@ -20,7 +20,7 @@ from lowdino_edge.models.backbone import timm_network
 NOT_RUN = {
     "serve": "runs until it is stopped: tests/serve and tests/mobile run it",
     "run recipes/paper": "days: tests/test_recipes.py runs every row reduced",
-    "run recipes/quickstart.yaml": "tests/test_recipes.py runs it reduced, `make demo` as it is",
+    "run quickstart": "tests/test_recipes.py runs it reduced, `make demo` as it is",
     "--device ssh": "wants a board: tests/devices runs it against a real sshd",
     "--device adb": "wants a phone: tests/devices runs it against adb's real client",
     "--device browser": "wants a browser: tests/serve/test_browser.py runs it",

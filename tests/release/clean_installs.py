@@ -57,22 +57,22 @@ def megabytes(folder: Path) -> float:
 def installed(python: str, wheel: Path, extras: str, home: Path) -> dict[str, Any]:
     """One environment: installed, asked what it is, and the quickstart run in it."""
     start = time.perf_counter()
-    said("venv", [python, "-m", "venv", home / "venv"], home, 120)
+    said("venv", [python, "-m", "venv", home / "venv"], home, 600)
     bin_ = home / "venv" / ("Scripts" if os.name == "nt" else "bin")
     wanted = f"{wheel}[{extras}]" if extras else str(wheel)
     said("pip install", [bin_ / "python", "-m", "pip", "install", "--quiet", "--no-compile", wanted], home, 3600)
     row: dict[str, Any] = {"install_s": round(time.perf_counter() - start)}
-    said("pip check", [bin_ / "python", "-m", "pip", "check"], home, 120)
-    names = last_json(said("pip list", [bin_ / "python", "-m", "pip", "list", "--format=json"], home, 120))
+    said("pip check", [bin_ / "python", "-m", "pip", "check"], home, 600)
+    names = last_json(said("pip list", [bin_ / "python", "-m", "pip", "list", "--format=json"], home, 600))
     row |= {"packages": len(names), "megabytes": round(megabytes(home / "venv"))}
     row |= {p["name"]: p["version"] for p in names if p["name"] in ("torch", "numpy")}
     lowdino = bin_ / "lowdino"
-    row["lowdino"] = said("--version", [lowdino, "--version"], home, 60).split()[-1]
-    doctor = last_json(said("doctor", [lowdino, "doctor", "--json"], home, 300))
+    row["lowdino"] = said("--version", [lowdino, "--version"], home, 300).split()[-1]
+    doctor = last_json(said("doctor", [lowdino, "doctor", "--json"], home, 1200))
     row["missing"] = [c["name"] for c in doctor["checks"] if not c["ok"] and "lowdino-edge[" in c["mend"]]
     if not doctor["ok"]:
         raise Failed("doctor: something that is required does not work")
-    tables = last_json(said("list recipes", [lowdino, "list", "recipes", "--json"], home, 60))
+    tables = last_json(said("list recipes", [lowdino, "list", "recipes", "--json"], home, 300))
     row["recipes"] = len(tables["recipes"])
     return {"bin": bin_, **row}
 
