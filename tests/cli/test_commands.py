@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forked import lowdino
 
 from lowdino_edge.models.backbone import build_student
 from lowdino_edge.models.student_file import save_student
 from lowdino_edge.models.students import STUDENTS
 
 
-def lowdino(*args: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def cold(*args: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The command as a user starts it: Python, torch and all."""
     command = [sys.executable, "-m", "lowdino_edge.cli", *map(str, args)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, check=False)
 
@@ -66,23 +68,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student trained for a moment on synthetic images."""
     out = tmp_path_factory.mktemp("runs") / "tiny"
     limits = ("--set", "data.train_limit=256", "--set", "data.test_limit=64")
-    done = lowdino(
-        "train",
-        "--data",
-        "synthetic",
-        "--student",
-        "nano",
-        "--image-size",
-        "32",
-        "--epochs",
-        "1",
-        "--batch-size",
-        "32",
-        *limits,
-        "--out",
-        out,
-        "--json",
-    )
+    small = ("--student", "nano", "--image-size", "32", "--epochs", "1", "--batch-size", "32")
+    done = cold("train", "--data", "synthetic", *small, *limits, "--out", out, "--json")
     summary = as_json(done)
     assert summary["run"] == str(out)
     assert 0 <= summary["knn"]["top1"] <= 1
@@ -233,6 +220,6 @@ def test_export_embed_and_benchmark(trained: Path, tmp_path: Path) -> None:
 
 
 def test_doctor_answers() -> None:
-    result = as_json(lowdino("doctor", "--json"))
+    result = as_json(cold("doctor", "--json"))
     assert result["ok"]
     assert {"torch", "disk"} <= {c["name"] for c in result["checks"]}

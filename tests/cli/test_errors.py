@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import errno
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import lowdino
 from PIL import Image
 
 from lowdino_edge.exits import guarded
-
-
-def lowdino(*args: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Runs the real command in a process of its own."""
-    command = [sys.executable, "-m", "lowdino_edge.cli", *map(str, args)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
 
 
 def picture(path: Path, seed: int = 0) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import lowdino
 
 LIMITS = ("data.train_limit=120", "data.test_limit=40", "student.image_size=32", "device=cpu")
 SHORT = {
@@ -22,19 +22,7 @@ SHORT = {
 def evaluated(task: str, *settings: str, out: Path | None = None) -> subprocess.CompletedProcess[str]:
     given = [a for s in (*LIMITS, *settings) for a in ("--set", s)]
     where = ["--out", str(out)] if out else []
-    command = [
-        sys.executable,
-        "-m",
-        "lowdino_edge.cli",
-        "eval",
-        "nano",
-        "--data",
-        "synthetic",
-        "--task",
-        task,
-        "--json",
-    ]
-    return subprocess.run([*command, *given, *where], capture_output=True, text=True, timeout=600, check=False)
+    return lowdino("eval", "nano", "--data", "synthetic", "--task", task, "--json", *given, *where)
 
 
 @pytest.mark.parametrize("task", SHORT)
