@@ -25,7 +25,6 @@ from lowdino_edge.curate.known import FromCache, Known
 from lowdino_edge.curate.phash import FREQUENCIES, WINDOWS
 from lowdino_edge.curate_settings import CurateConfig
 from lowdino_edge.data.datasets import ImageSet, open_set
-from lowdino_edge.data.folder import sub_folder
 from lowdino_edge.errors import UserError
 from lowdino_edge.memory import keep_freed_memory
 from lowdino_edge.resolve import resolve, weights
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
     from lowdino_edge.runtimes.eager import EagerEncoder
     from lowdino_edge.types import Encoder
 
-_LISTS = (".csv", ".tsv", ".txt", ".parquet")
-_TRAIN, _TEST = ("train",), ("val", "validation", "valid", "test")
 _MEASURED = 256  # images that a dry run looks at
 
 
@@ -82,7 +79,7 @@ class Job:
         both = [_open(source, split, self.recipe.data.download) for split in ("train", "test")]
         if set(both[0].ids) & set(both[1].ids):
             return both[:1]
-        return both[1:] if _has_splits(source, self.recipe.data.download) else both
+        return both if both[1].drawn else both[1:]
 
     @cached_property
     def encoder(self) -> Encoder | None:
@@ -166,8 +163,18 @@ def _decided(job: Job, work: Path, sets: Sequence[ImageSet]) -> outcome.Outcome:
         for (a, b), d, s in zip(pairs.ab.tolist(), pairs.distance.tolist(), pairs.similarity.tolist(), strict=True)
     }
     report = _report(job, gallery, removed, len(kept), found, len(curated), len(pairs))
-    root = _root(job.recipe.data.source)
-    return outcome.Outcome(gallery, root, curated, removed, of_pair, job.test, found, job.seeds, report)
+    files = job.pool.files
+    return outcome.Outcome(
+        gallery,
+        None if files is None else files.resolve(),
+        curated,
+        removed,
+        of_pair,
+        job.test,
+        found,
+        job.seeds,
+        report,
+    )
 
 
 def _known(job: Job, work: Path, sets: Sequence[ImageSet]) -> list[Known]:
@@ -330,27 +337,8 @@ def _estimate(job: Job, sets: Sequence[ImageSet]) -> dict[str, Any]:
     }
 
 
-def _root(source: str) -> Path | None:
-    """The folder that the ids of a source are relative to."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path.resolve()
-    return path.resolve().parent if path.is_file() and path.suffix.lower() in _LISTS else None
-
-
 def _open(source: str, split: Any, download: bool) -> ImageSet:
     return open_set(source, split, seed=DATA_SEED, download=download)
-
-
-def _has_splits(source: str, download: bool) -> bool:
-    """Whether its test split is its own; where it is drawn, another seed draws another one."""
-    path = Path(source).expanduser()
-    if not path.is_dir() and path.suffix.lower() not in _LISTS:
-        return True
-    if path.is_dir():
-        return bool(sub_folder(path, _TRAIN) and sub_folder(path, _TEST))
-    drawn = [open_set(source, "test", seed=seed, download=download).ids for seed in (DATA_SEED, DATA_SEED + 1)]
-    return drawn[0] == drawn[1]
 
 
 def _all_of(source: str, download: bool) -> ImageSet:
@@ -367,5 +355,6 @@ def _all_of(source: str, download: bool) -> ImageSet:
         labels=np.concatenate([train.labels, test.labels]),
         classes=train.classes,
         fingerprint=digest([train.fingerprint, test.fingerprint]),
+        files=train.files,
         read=lambda i: train.read(i) if i < n else test.read(i - n),
     )

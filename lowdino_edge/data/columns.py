@@ -40,6 +40,11 @@ def number(values: Sequence[Label]) -> tuple[Int64, list[str]]:
     return np.fromiter((index.get(t, -1) if t else -1 for t in texts), np.int64, len(texts)), classes
 
 
+def has_own(splits: Sequence[str | None] | None) -> bool:
+    """Whether a table's column of splits names both, so that none need be drawn."""
+    return splits is not None and own_splits({(s or "").strip().lower() for s in splits}) is not None
+
+
 def rows_of(splits: Sequence[str | None] | None, labels_N: Int64, split: Split, seed: int) -> Int64:
     """Rows (M,) of a split, ascending: by the table's own splits where it has both, else as `divide` does.
 

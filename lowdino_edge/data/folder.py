@@ -80,6 +80,8 @@ def open_folder(root: Path, split: Split, seed: int = 0) -> ImageSet:
         classes=[printable(c) for c in classes],
         fingerprint=index.fingerprint(f"{above} {part}", lambda: fingerprint(root, ids, sizes_N)),
         read=lambda i: decode(root / ids[i], ids[i]),
+        files=root,
+        drawn=not (train and test),
     )
 
 

@@ -91,6 +91,7 @@ def open_hf(w: Wanted) -> ImageSet:
         classes=classes,
         fingerprint=digest([print_ or parts[key]._fingerprint, key, image, label or "", *map(str, rows_M)]),
         read=_reader(parts[key], image, f"{name}/{key}", rows_M),
+        drawn=own["train"] == own["test"],
     )
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,6 +45,8 @@ class ImageSet:
         fingerprint: says which images these are, contents included; another split, order or image gives another one.
         read: image i as PIL RGB or uint8 (H, W, 3). Raises `BrokenImage`. May be called from several threads.
         masks: (H, W) bool of the object in image i, where the source knows it.
+        files: the folder that ids are files below (or they are absolute); None where images are no files.
+        drawn: the source has no splits of its own: these are a part that was drawn, or, without labels, all images.
     """
 
     name: str
@@ -53,6 +56,8 @@ class ImageSet:
     fingerprint: str
     read: Callable[[int], Image | UInt8]
     masks: Callable[[int], NDArray[np.bool_]] | None = None
+    files: Path | None = None
+    drawn: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -63,11 +68,10 @@ class ImageSet:
         if np.array_equal(rows_N, np.arange(len(self))):
             return self
         read, masks = self.read, self.masks
-        return ImageSet(
-            name=self.name,
+        return replace(
+            self,
             ids=take(self.ids, rows_N),
             labels=self.labels[rows_N],
-            classes=self.classes,
             fingerprint=digest(chain([self.fingerprint], map(str, rows_N))),
             read=lambda i: read(int(rows_N[i])),
             masks=None if masks is None else lambda i: masks(int(rows_N[i])),

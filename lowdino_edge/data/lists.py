@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from lowdino_edge import console
-from lowdino_edge.data.columns import LABEL, PATH, SPLIT, Label, column, number, rows_of
+from lowdino_edge.data.columns import LABEL, PATH, SPLIT, Label, column, has_own, number, rows_of
 from lowdino_edge.data.decode import decode
 from lowdino_edge.data.folder import fingerprint
 from lowdino_edge.data.imageset import ImageSet, digest, printable
@@ -72,6 +72,8 @@ def open_list(file: Path, split: Split, seed: int = 0) -> ImageSet:
             f"{split} {seed}", lambda: digest([fingerprint(root, ids), *classes, *map(str, labels_M)])
         ),
         read=lambda i: decode(root / ids[i], ids[i]),
+        files=root,
+        drawn=not has_own(table.splits),
     )
 
 

@@ -178,6 +178,7 @@ def _imagenette(archive: Archive, name: str, root: Path, split: Split) -> ImageS
         classes=[names[0] for names in data.classes],
         fingerprint=fingerprint(folder, ids),
         read=lambda i: decode(folder / ids[i], ids[i]),
+        files=folder,
     )
 
 

@@ -147,6 +147,7 @@ def open_shards(w: Wanted) -> ImageSet:
         classes=classes,
         fingerprint=digest(["shards", *classes, *(part for k in chosen for part in (names[k], shards[k].digest))]),
         read=packs.read,
+        drawn=both is None,
     )
     if not len(images):
         raise UserError(f"no images in '{w.source}'", "give shards whose members are images with a label beside each")

@@ -204,6 +204,7 @@ def _of_array(
         classes=classes,
         fingerprint=digest([row.id, split, print_]),
         read=read,
+        drawn=row.test is None,
     )
 
 
@@ -220,4 +221,6 @@ def _of_files(
         classes=classes,
         fingerprint=digest([fingerprint(root, ids), *classes, *map(str, labels_M)]),
         read=lambda i: decode(root / ids[i], ids[i]),
+        files=root,
+        drawn=row.test is None,
     )

@@ -45,7 +45,7 @@ def open_video(w: Wanted) -> ImageSet:
     every, fps = _step(options, w.source)
     pyav()
     path = Path(place).expanduser()
-    root, names, label_V, classes = _listing(path, w)
+    root, names, label_V, classes, drawn = _listing(path, w)
     clips = _indexed(root, names)
     frames = Frames()
     step = {n: _chosen(clip, every, fps, frames) for n, clip in clips.items()}
@@ -69,6 +69,7 @@ def open_video(w: Wanted) -> ImageSet:
         classes=[printable(c) for c in classes],
         fingerprint=digest([fingerprint(root, [n for _, n in kept]), str(every), str(fps), str(len(ids))]),
         read=read,  # type: ignore[arg-type]
+        drawn=drawn,
     )
 
 
@@ -85,10 +86,10 @@ def _step(options: Mapping[str, str], source: str) -> tuple[int | None, float | 
     return every, fps
 
 
-def _listing(path: Path, w: Wanted) -> tuple[Path, list[str], Int64, list[str]]:
-    """The folder, the videos of the split as paths below it, their labels and the classes."""
+def _listing(path: Path, w: Wanted) -> tuple[Path, list[str], Int64, list[str], bool]:
+    """The folder, the videos of the split as paths below it, their labels, the classes; whether the split is drawn."""
     if path.is_file():
-        return path.parent, [path.name], np.full(1, -1), []
+        return path.parent, [path.name], np.full(1, -1), [], True
     if not path.is_dir():
         raise UserError(f"video '{path}' does not exist", "give a video or a folder of videos")
     train, test = sub_folder(path, TRAIN), sub_folder(path, TEST)
@@ -104,7 +105,7 @@ def _listing(path: Path, w: Wanted) -> tuple[Path, list[str], Int64, list[str]]:
     label_V = np.array([-1 if top is None else classes.index(n.partition("/")[0]) for n in names], np.int64)
     above = "" if part == path else f"{part.relative_to(path).as_posix()}/"
     rows = np.arange(len(names)) if own else divide(label_V, w.split, w.seed)
-    return path, [above + names[i] for i in rows], label_V[rows], classes
+    return path, [above + names[i] for i in rows], label_V[rows], classes, not own
 
 
 def _tops(names: Sequence[str]) -> set[str] | None:

@@ -18,6 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from lowdino_edge.cli import app
+from lowdino_edge.data.datasets import open_set
 from lowdino_edge.data.sources import KINDS
 
 CLASSES, EACH = ("ash", "elm"), 10
@@ -105,6 +106,10 @@ def test_embed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> No
         assert e["embeddings"].shape[0] == 4 and e["embeddings"].dtype == np.float32
         assert sorted(e["labels"].tolist()) == [0, 0, 1, 1] and e["classes"].tolist() == list(CLASSES)
         assert len(set(e["ids"].tolist())) == 4
+    images = open_set(source, "train")
+    assert images.drawn and images.subset([1, 0]).drawn
+    assert (images.files is not None) == (kind in ("folder", "list", "torchvision"))
+    assert images.files is None or all((images.files / i).is_file() for i in images.ids)
 
 
 def test_lists_and_their_folder_are_embedded_alike(tmp_path: Path) -> None:

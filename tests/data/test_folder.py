@@ -39,7 +39,7 @@ def test_a_split_folder(tmp_path: Path, test_name: str) -> None:
     assert train.classes == test.classes == ["cat", "dog", "eel"]
     assert by_class(train) == {"cat": {"train/cat/1.png"}, "dog": {"train/dog/2.png"}, "eel": set()}
     assert by_class(test) == {"cat": set(), "dog": {f"{test_name}/dog/3.png"}, "eel": {f"{test_name}/eel/4.png"}}
-    assert train.fingerprint != test.fingerprint and train.labels.dtype == np.int64
+    assert train.fingerprint != test.fingerprint and train.labels.dtype == np.int64 and not train.drawn
 
 
 def test_val_goes_before_test(tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def test_splits_of_its_own_and_flat_folders(tmp_path: Path) -> None:
     train, test = (open_set(f"video:{tmp_path / 'split'}?every=4", s) for s in ("train", "test"))
     assert train.ids == ["train/a/1.mp4#000000", "train/a/1.mp4#000004", "train/b/2.mp4#000000", "train/b/2.mp4#000004"]
     assert test.ids == ["val/b/3.mp4#000000", "val/b/3.mp4#000004"]
-    assert train.classes == ["a", "b"] and train.labels.tolist() == [0, 0, 1, 1]
+    assert train.classes == ["a", "b"] and train.labels.tolist() == [0, 0, 1, 1] and not train.drawn
     for name in ("1.mp4", "deep/2.MOV"):
         video(tmp_path / "flat" / name, n=8)
     train, test = (open_set(f"video:{tmp_path / 'flat'}?every=4", s) for s in ("train", "test"))
