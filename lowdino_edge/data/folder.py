@@ -189,12 +189,15 @@ def tree_of(folder: Path) -> Tree:
     began = time.time_ns()
     names, folders = _walk(folder, is_image)
     names.sort()
-    tops = [name.partition("/")[0] for name in names if "/" in name]
-    classes = sorted(set(tops)) if len(tops) == len(names) else []
-    if len(classes) < 2:
-        classes = []
-    number = {c: i for i, c in enumerate(classes)}
-    labels_N = np.fromiter((number[top] for top in tops), np.int64, len(tops)) if classes else np.full(len(names), -1)
+    number: dict[str, int] = {}
+    label_of = (number.setdefault(name.partition("/")[0], len(number)) for name in names)
+    labels_N, classes = np.full(len(names), -1), list[str]()
+    if all("/" in name for name in names):
+        found_N = np.fromiter(label_of, np.int64, len(names))
+        if len(number) > 1:
+            classes = sorted(number)
+            at = {c: i for i, c in enumerate(classes)}
+            labels_N = np.array([at[c] for c in number], np.int64)[found_N]
     stamps_F = np.fromiter(folders.values(), np.int64, len(folders))
     return Tree(Names.of(names), labels_N, classes, Names.of(folders), stamps_F, began_ns=began)
 

@@ -5,6 +5,7 @@ Suffixes: N names, M some of them.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import overload
@@ -33,12 +34,12 @@ class Names(Sequence[str]):
     @classmethod
     def of(cls, names: Iterable[str], prefix: str = "") -> Names:
         """From any strings; only one of them is needed at a time."""
-        ends: list[int] = []
+        ends = array("q")
         joined = bytearray()
         for name in names:
             joined += name.encode("utf-8", "surrogateescape")
             ends.append(len(joined))
-        return cls(np.frombuffer(bytes(joined), np.uint8), np.array(ends, np.int64), prefix)
+        return cls(np.frombuffer(joined, np.uint8), np.frombuffer(ends, np.int64), prefix)
 
     @classmethod
     def joined(cls, parts: Sequence[Names]) -> Names:
