@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 import threading
@@ -23,6 +24,11 @@ _MACHINE = {  # what the machine refuses, and the way out
     errno.EACCES: "write to a place you may write to, with --out",
     errno.EPERM: "write to a place you may write to, with --out",
     errno.EROFS: "write to another disk, with --out",
+    errno.EFBIG: "allow larger files (ulimit -f), or write to another disk; the same command{resume}",
+    errno.EIO: "the disk fails: check it, or write to another one, with --out",
+    errno.EISDIR: "a directory lies where a file is to be: move it away; the same command{resume}",
+    errno.ENOTDIR: "a file lies where a directory is to be: move it away; the same command{resume}",
+    errno.EMFILE: "allow more open files (ulimit -n)",
 }
 
 
@@ -58,9 +64,11 @@ def guarded(call: Callable[[], Any], resumable: bool) -> int:
             return int(e.exit_code)
         if o.state["debug"]:
             raise
-        if isinstance(e, OSError) and e.errno in _MACHINE:
-            where = f" '{e.filename}'" if e.filename else ""
-            print(f"error: {e.strerror}{where}\n{_MACHINE[e.errno].format(resume=resume)}", file=sys.stderr)
+        number = _errno(e)
+        if number in _MACHINE:
+            name = getattr(e, "filename2", None) or getattr(e, "filename", None)
+            where = f" '{name}'" if name else ""
+            print(f"error: {os.strerror(number)}{where}\n{_MACHINE[number].format(resume=resume)}", file=sys.stderr)
             return 1
         what = f"{type(e).__name__}: {e}".splitlines()[0]
         hint = "a fault of lowdino, not yours: run it again with --debug and report what it prints"
@@ -69,6 +77,14 @@ def guarded(call: Callable[[], Any], resumable: bool) -> int:
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)
+
+
+def _errno(e: Exception) -> int:
+    """Of an OSError, or of what a library written in Rust says of one; 0 for anything else."""
+    if isinstance(e, OSError):
+        return e.errno or 0
+    said = re.search(r"\(os error (\d+)\)", str(e))
+    return int(said[1]) if said else 0
 
 
 def _heed_sigterm() -> Any:

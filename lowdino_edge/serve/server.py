@@ -56,9 +56,9 @@ class Server:
         hosts = [_netloc(name, self.port, scheme) for name in names]
         guarded = Guard(build(offered), scheme, hosts, self.door, landing)
         self._uvicorn = uvicorn.Server(_config(guarded, context))
-        self._thread = threading.Thread(
-            target=self._uvicorn.run, kwargs={"sockets": [self.socket]}, name="lowdino-serve", daemon=True
-        )
+        # not Thread.join: interrupted by Ctrl-C it takes the thread for ended (Python 3.11)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="lowdino-serve", daemon=True)
 
     @property
     def url(self) -> str:
@@ -81,11 +81,17 @@ class Server:
         assert self.door is not None
         _tell(f"a device came in; for another one: {self.url}\n{lan.qr(self.url)}")
 
+    def _serve(self) -> None:
+        try:
+            self._uvicorn.run(sockets=[self.socket])
+        finally:
+            self._ended.set()
+
     def __enter__(self) -> Server:
         self._thread.start()
         end = time.monotonic() + _START_S
         while not self._uvicorn.started:
-            if not self._thread.is_alive() or time.monotonic() > end:
+            if self._ended.is_set() or time.monotonic() > end:
                 self.__exit__(None, None, None)
                 raise UserError(f"the server on {self.origin} did not start", "try another --port")
             time.sleep(0.01)
@@ -94,8 +100,8 @@ class Server:
     def wait(self) -> None:
         """Until Ctrl-C."""
         try:
-            while self._thread.is_alive():
-                self._thread.join(0.5)
+            while not self._ended.wait(0.5):
+                pass
         except KeyboardInterrupt:
             console.say("stopped")
             return
@@ -105,7 +111,7 @@ class Server:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._uvicorn.should_exit = True
-        self._thread.join(10)
+        self._ended.wait(10)
         self.socket.close()
 
 

@@ -19,11 +19,12 @@ MODES = ("time", "operation", "power")
 
 @dataclass(frozen=True)
 class Usual:
-    """What an undisturbed start makes and takes."""
+    """What an undisturbed start makes and takes; `bytes` is the size of all files at its end."""
 
     seconds: float
     ops: int
     outcome: dict[str, str]
+    bytes: int
 
 
 @dataclass
@@ -50,7 +51,8 @@ def usual(place: Place, subject: Subject) -> Usual:
     seconds = time.monotonic() - began
     left = checks.litter(place.trial)
     assert not left, f"an undisturbed {subject.id} leaves {left}"
-    return Usual(seconds, watch.count_of(place.ops()), checks.outcome(place.cwd))
+    size = sum(p.stat().st_size for p in checks.finals(place.cwd))
+    return Usual(seconds, watch.count_of(place.ops()), checks.outcome(place.cwd), size)
 
 
 def trial(place: Place, subject: Subject, expected: Usual, seed: str, *, cold: bool = False) -> Trial:
@@ -67,7 +69,7 @@ def trial(place: Place, subject: Subject, expected: Usual, seed: str, *, cold: b
         if ended:
             break
         done.lost += checks.damage(place.cwd)
-        done.lost += [f"gone after the kill: {n}" for n in _gone(place, subject, before)]
+        done.lost += [f"gone after the kill: {n}" for n in gone(place, subject, before)]
     code = _to_the_end(place, argv)
     if code != 0:
         done.wrong.append(f"the resumed command gave {code}: {place.stderr()[-600:]}")
@@ -75,7 +77,7 @@ def trial(place: Place, subject: Subject, expected: Usual, seed: str, *, cold: b
         done.wrong += checks.differences(expected.outcome, checks.outcome(place.cwd))
     done.lost += checks.damage(place.cwd)
     done.litter += checks.litter(place.trial)
-    _no_orphans(place, done)
+    no_orphans(place, done)
     return done
 
 
@@ -105,7 +107,7 @@ def _kill(
             done.wrong.append(f"it ended with {code} before it was killed ({told}): {place.stderr()[-600:]}")
         return True
     done.kills.append(told)
-    _no_orphans(place, done)
+    no_orphans(place, done)
     if mode == "power":
         watch.cut_power(place.trial, place.synced(), since)
     return False
@@ -115,7 +117,7 @@ def _to_the_end(place: Place, argv: tuple[str, ...]) -> int | None:
     return place.zygote.wait(place.zygote.start(place.job(*argv)), LONG_S)
 
 
-def _no_orphans(place: Place, done: Trial) -> None:
+def no_orphans(place: Place, done: Trial) -> None:
     until = time.monotonic() + GRACE_S
     while (found := place.zygote.orphans()) and time.monotonic() < until:
         time.sleep(0.05)
@@ -124,19 +126,19 @@ def _no_orphans(place: Place, done: Trial) -> None:
         place.zygote.orphans(end=True)
 
 
-def _gone(place: Place, subject: Subject, before: dict[str, str]) -> list[str]:
+def gone(place: Place, subject: Subject, before: dict[str, str]) -> list[str]:
     """What was complete before and is nowhere now. A run that is overwritten may lie aside, or give way to one that has
     something to show; an artifact that is replaced may lie aside."""
     now = checks.outcome(place.cwd)
-    gone = [n for n in before if n not in now]
+    missing = [n for n in before if n not in now]
     if subject.needs.get("base") == "out":
         aside = place.cwd / ".out.old"
         kept = checks.outcome(aside) if aside.is_dir() else {}
         shows = any(place.cwd.glob("out/checkpoints/*/meta.json")) or (place.cwd / "out" / "student.json").is_file()
-        return [] if shows else [n for n in gone if n.removeprefix("out/") not in kept]
+        return [] if shows else [n for n in missing if n.removeprefix("out/") not in kept]
     asides = {p.name.split(".")[1]: p for p in place.cwd.rglob(".*.old") if p.is_dir()}
     return [
         n
-        for n in gone
+        for n in missing
         if not any(f"/{a}/" in f"/{n}" and (p / n.rpartition("/")[2]).exists() for a, p in asides.items())
     ]

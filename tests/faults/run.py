@@ -16,10 +16,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.faults import kills
+from tests.faults import kills, others, serving
+from tests.faults.serving import SERVE
 from tests.faults.subjects import SUBJECTS, Place
 from tests.faults.zygote import Zygote
 
+KILLED = {**SUBJECTS, SERVE.id: SERVE}
 COLD_EVERY = 15  # trials: one starts as a user starts it
 
 
@@ -27,50 +29,54 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=None, help="drawn and printed where not given")
-    parser.add_argument("--only", nargs="*", choices=sorted(SUBJECTS), help="these subjects alone")
+    parser.add_argument("--others", type=int, default=0, help="trials of damaged files and full disks besides")
+    parser.add_argument("--only", nargs="*", choices=sorted(KILLED), help="these subjects alone")
     parser.add_argument("--trial", type=int, help="this trial alone")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--work", type=Path, help="where to work; kept")
     args = parser.parse_args()
     seed = random.SystemRandom().randrange(10**6) if args.seed is None else args.seed
     print(f"seed {seed}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        trials = _trials(args, seed, args.work or Path(folder))
-    document = _document(trials, seed)
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder, Zygote() as zygote:
+        place = Place(args.work or Path(folder), zygote)
+        trials = _trials(args, seed, place)
+        outcomes = others.trials(place, args.others, seed)
+    document = {**_document(trials, seed), "others": others.counts(outcomes)}
     print(_table(trials))
-    print(json.dumps(document["total"]))
+    print(json.dumps({**document["total"], "others": document["others"]["total"]}))
     if args.out is not None:
         args.out.write_text(json.dumps(document, indent=1) + "\n")
-    return 0 if all(t.good for t in trials) else 1
+    return 0 if all(t.good for t in trials) and not any(o.bad for _, o in outcomes) else 1
 
 
-def _trials(args: argparse.Namespace, seed: int, work: Path) -> list[kills.Trial]:
-    chosen = [SUBJECTS[name] for name in args.only or SUBJECTS]
+def _trials(args: argparse.Namespace, seed: int, place: Place) -> list[kills.Trial]:
+    chosen = [KILLED[name] for name in args.only or KILLED]
     trials: list[kills.Trial] = []
     usual: dict[str, kills.Usual] = {}
-    with Zygote() as zygote:
-        place = Place(work, zygote)
-        n = 0 if args.trial is None else args.trial
-        while sum(len(t.kills) for t in trials) < args.kills:
-            own = f"{seed}/{n}"
-            draw = random.Random(own)
-            subject = draw.choices(chosen, [s.weight for s in chosen])[0]
-            if subject.id not in usual:
-                usual[subject.id] = kills.usual(place, subject)
-                u = usual[subject.id]
-                print(f"{subject.id}: {u.seconds:.1f} s, {u.ops} file operations, undisturbed", flush=True)
-            began = time.monotonic()
+    n = 0 if args.trial is None else args.trial
+    while sum(len(t.kills) for t in trials) < args.kills:
+        own = f"{seed}/{n}"
+        draw = random.Random(own)
+        subject = draw.choices(chosen, [s.weight for s in chosen])[0]
+        if subject.id not in usual and subject is not SERVE:
+            usual[subject.id] = kills.usual(place, subject)
+            u = usual[subject.id]
+            print(f"{subject.id}: {u.seconds:.1f} s, {u.ops} file operations, undisturbed", flush=True)
+        began = time.monotonic()
+        if subject is SERVE:
+            done = serving.trial(place, own)
+        else:
             done = kills.trial(place, subject, usual[subject.id], own, cold=n % COLD_EVERY == COLD_EVERY - 1)
-            trials.append(done)
-            total = sum(len(t.kills) for t in trials)
-            what = "; ".join(done.kills) or "ended before it was killed"
-            print(f"{n}: {subject.id}: {what} [{total}, {time.monotonic() - began:.0f} s]", flush=True)
-            for kind in ("lost", "wrong", "orphans", "litter"):
-                for problem in getattr(done, kind):
-                    print(f"    {kind.upper()}: {problem}", flush=True)
-            if args.trial is not None:
-                break
-            n += 1
+        trials.append(done)
+        total = sum(len(t.kills) for t in trials)
+        what = "; ".join(done.kills) or "ended before it was killed"
+        print(f"{n}: {subject.id}: {what} [{total}, {time.monotonic() - began:.0f} s]", flush=True)
+        for kind in ("lost", "wrong", "orphans", "litter"):
+            for problem in getattr(done, kind):
+                print(f"    {kind.upper()}: {problem}", flush=True)
+        if args.trial is not None:
+            break
+        n += 1
     return trials
 
 

@@ -110,13 +110,18 @@ class Place:
         self.pieces = self.root / "pieces"
 
     def fresh(self, needs: dict[str, str]) -> None:
+        for name in needs:
+            self.piece(name)  # it may be made here
         shutil.rmtree(self.trial, ignore_errors=True)
         self.cwd.mkdir(parents=True)
         self.tmp.mkdir()
+        self.fill(needs)
+
+    def fill(self, needs: dict[str, str]) -> None:
         for name, under in needs.items():
             piece = self.piece(name)
             if piece.is_dir():
-                shutil.copytree(piece, self.cwd / under)
+                shutil.copytree(piece, self.cwd / under, dirs_exist_ok=True)
             else:
                 shutil.copy2(piece, self.cwd / under)
 
@@ -180,4 +185,44 @@ def _chain(place: Place, made: Path) -> None:
     made.write_text(CHAIN)
 
 
-PIECES: dict[str, Callable[[Place, Path], None]] = {"base": _base, "plan": _plan, "chain": _chain}
+def _begun(place: Place, made: Path) -> None:
+    """A training that was killed after its second checkpoint."""
+    for at in range(60, 400, 20):
+        place.fresh({})
+        subject = SUBJECTS["train"]
+        place.zygote.wait(place.zygote.start(place.job(*subject.argv, kill_at=at)), 600)
+        if len(list(place.cwd.glob("out/checkpoints/step_*/meta.json"))) >= 2:
+            break
+    shutil.copytree(place.cwd / "out", made)
+
+
+def _cached(place: Place, made: Path) -> None:
+    """A run, the cache of its targets, and a cache of four shards."""
+    place.fresh(SUBJECTS["cache"].needs)
+    place.must(*SUBJECTS["cache"].argv)
+    shutil.copytree(place.cwd, made)
+
+
+def _halfway(place: Place, made: Path) -> None:
+    """A chain whose last stage is missing."""
+    place.fresh(SUBJECTS["run"].needs)
+    place.must(*SUBJECTS["run"].argv)
+    for name in ("DONE", "results/benchmark__all__host.json"):
+        (place.cwd / "out" / name).unlink()
+    shutil.copytree(place.cwd, made)
+
+
+def _phone(place: Place, made: Path) -> None:
+    """A run with a LiteRT file."""
+    work = place.root / "making"
+    base = place.piece("base")
+    shutil.rmtree(work, ignore_errors=True)
+    shutil.copytree(base, work / "base")
+    place.must("export", "base", "--target", "tflite", "--quantize", "none", *_EXPORT, cwd=work)
+    (work / "base").rename(made)
+
+
+PIECES: dict[str, Callable[[Place, Path], None]] = {
+    "base": _base, "plan": _plan, "chain": _chain, "begun": _begun, "cached": _cached, "halfway": _halfway,
+    "phone": _phone,
+}  # fmt: skip

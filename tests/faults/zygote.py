@@ -27,6 +27,7 @@ from types import TracebackType
 from typing import Any
 
 _PR_SET_CHILD_SUBREAPER = 36
+_CAPABILITY_VERSION_3 = 0x20080522
 _IMPORTED = (
     "torch", "torchvision", "timm", "safetensors.torch", "onnx", "onnxscript", "uvicorn", "starlette",
     "lowdino_edge.cli", "lowdino_edge.api", "lowdino_edge.chain", "lowdino_edge.methods", "lowdino_edge.train.loop",
@@ -49,7 +50,7 @@ class Job:
         kill_at: it kills itself before its n-th file operation; 0: it does not.
         env: on top of this process's own.
         file_bytes: the largest file it can write, where the disk is to be full; None: no limit.
-        uid: whose it runs as; None: ours.
+        bound: permissions bind, also where we are root.
         cold: a Python process of its own, as a user starts it; it neither counts nor kills itself.
         app: where the web app lies.
     """
@@ -60,7 +61,7 @@ class Job:
     kill_at: int = 0
     env: dict[str, str] = field(default_factory=dict)
     file_bytes: int | None = None
-    uid: int | None = None
+    bound: bool = False
     cold: bool = False
     app: str | None = None
 
@@ -187,10 +188,20 @@ def _become(job: Job) -> None:
     if job.file_bytes is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (job.file_bytes, job.file_bytes))
-    if job.uid is not None:
-        os.setgroups([])
-        os.setgid(job.uid)
-        os.setuid(job.uid)
+    if job.bound and os.geteuid() == 0:
+        _obey_permissions()
+
+
+def _obey_permissions() -> None:
+    """Gives up what lets root read and write everything (capabilities DAC_OVERRIDE and DAC_READ_SEARCH)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, sets = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
+    if libc.capget(header, sets) != 0:
+        raise OSError(ctypes.get_errno(), "capget")
+    for i in range(3):  # effective, permitted, inheritable
+        sets[i] &= ~0b110
+    if libc.capset(header, sets) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
 
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
