@@ -47,10 +47,12 @@ $(OLDER)/.installed:
 test-slow: install
 	$(BIN)/python -m pytest -m slow
 
-# Kills commands at 200 drawn moments, resumes them and looks for what was lost; the counts and seeds are kept. An hour.
+# Kills commands at 200 drawn moments, resumes them and looks for what was lost; damages files and fills disks. The counts
+# and seeds are kept. An hour on two cores.
 KILLS ?= 200
+OTHERS ?= 100
 faults: install
-	$(BIN)/python -m tests.faults.run --kills $(KILLS) --out tests/faults/results.json
+	$(BIN)/python -m tests.faults.run --kills $(KILLS) --others $(OTHERS) --out tests/faults/results.json
 
 # Every student x every target x every scheme, on students that this trains first: hours. A killed one goes on, and what
 # is done is drawn at once into docs/matrix.{json,md,svg}. DATA: cifar10 or a folder of images. TEACHER: an id or ID@FILE.

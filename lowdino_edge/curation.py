@@ -28,7 +28,7 @@ from lowdino_edge.data.datasets import ImageSet, open_set
 from lowdino_edge.errors import UserError
 from lowdino_edge.memory import keep_freed_memory
 from lowdino_edge.resolve import resolve, weights
-from lowdino_edge.run import Run, read_json, write_text
+from lowdino_edge.run import Run, holds_something, read_json, write_text
 from lowdino_edge.workspace import DATA_SEED, Workspace, check_same
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ def curate(recipe: Recipe, out: Path, *, resume: bool = False, dry_run: bool = F
     job = Job(recipe)
     if not dry_run and resume and Run(out).done.is_file():
         check_same(recipe, Run(out))
+        scan.forget(out / "work")  # where a kill came before that
         console.say(f"'{out}' is done already")
         return read_json(out / "report.json")
     sets = [job.pool, *job.evaluations]  # no images, no directory
@@ -130,7 +131,7 @@ def curate(recipe: Recipe, out: Path, *, resume: bool = False, dry_run: bool = F
     run = Run.create(out, resume=resume)
     if run.recipe.is_file():
         check_same(recipe, run)
-    elif resume and any(out.iterdir()):
+    elif resume and holds_something(out):
         raise UserError(f"'{out}' is no curation of lowdino", "name its directory with --out")
     write_text(run.recipe, dump_recipe(recipe))
     began = time.monotonic()

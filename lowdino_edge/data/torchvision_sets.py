@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from lowdino_edge.data.imageset import ImageSet, digest
 from lowdino_edge.data.named import data_root
 from lowdino_edge.data.splits import Split, divide
 from lowdino_edge.errors import UserError, nearest
+from lowdino_edge.files import temporary
 from lowdino_edge.types import Int64
 
 Layout = Literal["HWC", "CHW", "HW"]
@@ -139,11 +139,11 @@ def _data(row: Row, w: Wanted) -> tuple[Any, Path]:
     console.say(f"fetching torchvision's {row.id} into {own}")
     try:
         own.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{row.id}-", dir=own.parent) as tmp:
+        with temporary(row.id, own.parent) as tmp:
             for split in ("train", "test") if row.test is not None else ("train",):
-                _construct(row, split, Path(tmp) / "all", download=True)
+                _construct(row, split, tmp / "all", download=True)
             shutil.rmtree(own, ignore_errors=True)
-            (Path(tmp) / "all").replace(own)
+            (tmp / "all").replace(own)
         return _construct(row, w.split, own, download=False), own
     except Exception as e:  # of the network, the disk, an archive
         reason = " ".join(str(e).split())[:200] or type(e).__name__

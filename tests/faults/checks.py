@@ -19,7 +19,7 @@ _DIFFERS = {
     "time", "seconds", "img_s", "latency_ms", "load_ms", "argv", "load_average", "thermal", "peak_rss_bytes", "notes",
     "export_seconds", "cost_ms", "warmup", "images_per_second", "created", "throughput", "date", "steady",
 }  # fmt: skip
-_DRAWN = (".html", ".md", ".csv", ".svg", ".png")  # with times in them, or drawn from what is compared
+_DRAWN = (".html", ".md", ".svg", ".png")  # with times in them, or drawn from what is compared
 
 
 def is_final(path: Path, root: Path) -> bool:
@@ -78,7 +78,7 @@ def outcome(root: Path) -> dict[str, str]:
 
 
 def _gist(path: Path) -> str:
-    if path.name in ("DONE", "env.json") or path.suffix in _DRAWN:
+    if path.name in ("DONE", "env.json", "metrics.csv") or path.suffix in _DRAWN:
         return "there"
     if path.suffix == ".json":
         return _digest(json.dumps(_same(json.loads(path.read_text())), sort_keys=True).encode())

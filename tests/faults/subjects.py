@@ -8,9 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.faults import pieces
 from tests.faults.zygote import Job, Zygote
 
 DATA = "synthetic:96x24"
+_SHARDS = "http://127.0.0.1:PORT/{train,val}-{000..001}.tar"  # of `pieces.Server`
 _SMALL = [
     "--student", "nano", "--image-size", "24", "--batch-size", "24", "--device", "cpu", "--quiet",
 ]  # fmt: skip
@@ -89,6 +91,27 @@ SUBJECTS: dict[str, Subject] = {
         _subject("benchmark", ["benchmark", "base", *_MEASURE], needs={"base": "base"}, weight=2),
         _subject("eval", ["eval", "base", "--data", DATA, "--task", "knn", "--quiet"], needs={"base": "base"}),
         _subject("embed", ["embed", "base", "--data", DATA, "--out", "e.npz", "--quiet"], needs={"base": "base"}),
+        _subject(
+            "curate",
+            ["curate", "--data", "pool", "--out", "out", "--quiet"],
+            _RESUMED,
+            needs={"pool": "pool"},
+            weight=3,
+        ),
+        _subject(
+            "shards",
+            [
+                "embed",
+                "base",
+                "--data",
+                _SHARDS,
+                "--out",
+                "e.npz",
+                "--quiet",
+            ],
+            needs={"base": "base"},
+            weight=2,
+        ),
         _subject("report", ["report", "base", "--quiet"], needs={"base": "base"}),
         _subject(
             "run", ["run", "chain.yaml", "--out", "out", "--quiet"], _RESUMED, needs={"chain": "chain.yaml"}, weight=4
@@ -108,6 +131,7 @@ class Place:
         self.trial, self.said = self.root / "trial", self.root / "said"
         self.cwd, self.tmp = self.trial / "cwd", self.trial / "tmp"
         self.pieces = self.root / "pieces"
+        self._server: pieces.Server | None = None
 
     def fresh(self, needs: dict[str, str]) -> None:
         for name in needs:
@@ -134,7 +158,10 @@ class Place:
         return made
 
     def job(self, *argv: str, cwd: Path | None = None, **more: object) -> Job:
-        env = {"TMPDIR": str(self.tmp), **dict(more.pop("env", {}))}  # type: ignore[call-overload]
+        if any("PORT" in a for a in argv):
+            self._server = self._server or pieces.Server(self.piece("shards"))
+            argv = tuple(a.replace("PORT", str(self._server.port)) for a in argv)
+        env = {"TMPDIR": str(self.tmp), "LOWDINO_CACHE": str((cwd or self.cwd) / "kept"), **dict(more.pop("env", {}))}  # type: ignore[call-overload]
         return Job(tuple(argv), str(cwd or self.cwd), str(self.said), env=env, **more)  # type: ignore[arg-type]
 
     def must(self, *argv: str, cwd: Path | None = None, seconds: float = 600) -> None:
@@ -224,5 +251,5 @@ def _phone(place: Place, made: Path) -> None:
 
 PIECES: dict[str, Callable[[Place, Path], None]] = {
     "base": _base, "plan": _plan, "chain": _chain, "begun": _begun, "cached": _cached, "halfway": _halfway,
-    "phone": _phone,
+    "phone": _phone, "pool": lambda _, made: pieces.pool(made), "shards": lambda _, made: pieces.shards(made),
 }  # fmt: skip

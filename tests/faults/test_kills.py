@@ -20,12 +20,14 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="the harness forks, a
 
 
 @linux
-def test_a_dozen_kills() -> None:
-    command = [sys.executable, "-m", "tests.faults.run", "--kills", "12", "--seed", str(SEED), "--only", *SLICE]
+def test_a_dozen_kills_and_other_faults() -> None:
+    command = [sys.executable, "-m", "tests.faults.run", "--kills", "12", "--others", "14", "--seed", str(SEED)]
+    command += ["--only", *SLICE]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=550)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
     total = json.loads(done.stdout.splitlines()[-1])
+    assert total.pop("others")["bad"] == 0
     assert total.pop("kills") >= 12 and total.pop("trials") > 4
     assert not any(total.values()), total
 
