@@ -26,7 +26,7 @@ test: install
 
 # The documentation as a site in build/site, readable from disk. A link or an anchor that leads nowhere fails.
 docs: install
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/python docs/site/check_links.py build/site
 
 # .tflite files on the older tflite_runtime: it wants numpy below 2, so an environment of its own, without torch. Its

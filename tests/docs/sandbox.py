@@ -3,6 +3,7 @@ and what makes a command small enough to run here."""
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -56,6 +57,10 @@ def make(place: Path, schemes: tuple[str, ...] = ("none", "w8a8")) -> None:
                 file = place / "photos" / split / colour / f"{i}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels).save(file)
+    for name in ("evaluation", "seeds"):
+        (place / name).mkdir()
+        for i in range(3):
+            shutil.copy(place / "photos" / "val" / "blue" / f"{i}.png", place / name / f"{name}{i}.png")
     (place / "recipes").symlink_to(ROOT / "recipes")
     for block in (b for page in PAGES for b in blocks(page) if b.language == "yaml" and b.title):
         (place / block.title).write_text(block.text, encoding="utf-8")
@@ -78,6 +83,12 @@ def why_not(words: list[str]) -> str | None:
     """Why a command is left to other tests; None: it runs."""
     line = " ".join(words)
     return next((why for part, why in NOT_RUN.items() if line.startswith(part) or f" {part}" in line), None)
+
+
+def is_here(words: list[str]) -> bool:
+    """Whether the images that a command names are in the sandbox; tests/data has every other kind of source."""
+    sources = [word for before, word in itertools.pairwise(words) if before in ("--data", "--calibration")]
+    return all(Path(source).exists() or source.startswith("synthetic") for source in sources)
 
 
 def small(words: list[str], targets: tuple[str, ...] = ("onnx",)) -> list[str]:

@@ -56,9 +56,10 @@ def mentions(page: Path) -> list[list[str]]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The arguments of each `lowdino` command in a code block, however it is started."""
+    """The arguments of each `lowdino` command in a code block, however it is started; of "..." what is said."""
     found = []
     for words in lines(page):
+        words = [w for w in words if w != "..."]
         if words[0] == "lowdino":
             found.append(words[1:])
         elif "lowdino_edge.cli" in words:
