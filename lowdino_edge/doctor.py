@@ -52,6 +52,9 @@ _PACKAGES: tuple[tuple[str, str, str, bool], ...] = (
     ("litert quantizer", "ai_edge_quantizer", "tflite", False),
     ("core ai (experimental)", "coreai_torch", "coreai", False),
     ("serve", "lowdino_edge.serve.server", "serve", False),
+    ("tables of images", "datasets", "data", False),
+    ("videos", "av", "video", False),
+    ("heic images", "pi_heif", "heic", False),
 )
 # What the devices of `benchmark` need here: name, program, how to get it.
 _PROGRAMS = (
