@@ -17,8 +17,8 @@ class Thresholds(Strict):
 
     tone: Share = 0.95
     detail: Share = 0.9
-    worst: Annotated[float, Field(ge=0, le=2)] = 0.25
-    colour: Share = 0.2
+    worst: Annotated[float, Field(ge=0, le=2)] = 0.19
+    colour: Share = 0.3
     scale: Annotated[float, Field(gt=0.7, le=1)] = 0.8  # of a side: how much of it a crop may keep at least
     stretch: Annotated[float, Field(ge=1, le=2)] = 1.15  # of one axis over the other
 

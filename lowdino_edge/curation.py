@@ -315,7 +315,7 @@ def _retrieval(cfg: CurateConfig) -> str:
     if cfg.clusters is not None:
         of = "the cluster of each seed" if cfg.seed_data else "every cluster"
         return f"{cfg.per_cluster} images of {of}, {cfg.clusters} clusters by spherical k-means"
-    return f"the {cfg.per_query or 100} nearest images of each seed, by cosine"
+    return f"the {cfg.per_query or 100} nearest images of each seed, the nearest of every seed first"
 
 
 def _estimate(job: Job, sets: Sequence[ImageSet]) -> dict[str, Any]:

@@ -43,7 +43,9 @@ def warp(a_PSS: Tensor, fit_P4: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def refine(a_PSS: Tensor, b_PSS: Tensor, fit_P4: Tensor, steps: int) -> Tensor:
-    """Gauss-Newton steps on the squared difference, with gain and bias solved along."""
+    """Gauss-Newton steps on the squared difference, with gain and bias solved along. What comes out no better than it
+    went in (a pattern that repeats, say) is left as it was."""
+    begun_P4 = fit_P4
     side = a_PSS.shape[-1]
     line_S = (torch.arange(side, device=a_PSS.device) + 0.5) * (2 / side) - 1
     y_SS, x_SS = torch.meshgrid(line_S, line_S, indexing="ij")
@@ -64,7 +66,13 @@ def refine(a_PSS: Tensor, b_PSS: Tensor, fit_P4: Tensor, steps: int) -> Tensor:
         scale = (fit_P4[:, :2] * (1 + d_P4[:, :2])).clamp(*_SCALE)
         offset = (fit_P4[:, 2:] + fit_P4[:, :2] * d_P4[:, 2:]).clamp(-_OFFSET, _OFFSET)
         fit_P4 = torch.cat([scale, offset], dim=1)
-    return fit_P4
+    worse_P = _agreement(a_PSS, b_PSS, fit_P4) < _agreement(a_PSS, b_PSS, begun_P4)
+    return torch.where(worse_P[:, None], begun_P4, fit_P4)
+
+
+def _agreement(a_PSS: Tensor, b_PSS: Tensor, fit_P4: Tensor) -> Tensor:
+    warped_PSS, inside_PSS = warp(a_PSS, fit_P4)
+    return correlation(warped_PSS, b_PSS, inside_PSS)
 
 
 def _unclipped(a_PSS: Tensor, b_PSS: Tensor, inside_PSS: Tensor) -> Tensor:

@@ -78,7 +78,8 @@ def _nothing(alike_P: Tensor, fit_P4: Tensor) -> Judged:
 def _compare(a_P3SS: Tensor, b_P3SS: Tensor, fit_P4: Tensor, steps: int) -> Judged:
     if steps:
         fit_P4 = align.refine(grey(a_P3SS), grey(b_P3SS), fit_P4, steps)
-    a_P3SS, b_P3SS = _softened(a_P3SS), _softened(b_P3SS)
+    for _ in range(1 + steps):
+        a_P3SS, b_P3SS = _softened(a_P3SS), _softened(b_P3SS)
     b_PSS = grey(b_P3SS)
     w_PSS, inside_PSS = align.warp(grey(a_P3SS), fit_P4)
     x_PSS, y_PSS, tone_P = _same_tone(w_PSS, b_PSS, inside_PSS)

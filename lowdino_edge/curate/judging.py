@@ -21,7 +21,7 @@ from lowdino_edge.curate.known import COARSE
 from lowdino_edge.curate_settings import Thresholds
 from lowdino_edge.types import Float, UInt8
 
-_GLANCE = 0.8  # correlation at 16 px, gain and bias free, from which on a pair is looked at
+_GLANCE = 0.7  # correlation at 16 px, gain and bias free, from which on a pair is looked at
 _CHUNK, _STEPS = 256, 5
 _STARTS = [(w, mirror) for w in (0, 1, 3, 7, 9) for mirror in (False, True)]  # the whole image and its corners
 Limits = tuple[Thresholds, Thresholds]  # of images of any size, of small ones

@@ -69,7 +69,8 @@ def scored(name: str, folder: Path, out: Path, report: dict[str, Any]) -> dict[s
     number = lambda stem: stem[1:6]  # noqa: E731
     # a copy is found where it and its original are not both still there
     found = {p: p in gone or f"b{number(p)}" in gone for p in planted}
-    unplanted = sorted((a, b) for a, b in gone.items() if number(a) != number(b))
+    # each picture once: a copy follows its original to a natural twin
+    unplanted = sorted({number(a): (a, b) for a, b in gone.items() if number(a) != number(b)}.values())
     names = read_json(folder / ".names.json")
     real = [sorted({names[f"b{number(a)}"], names[f"b{number(b)}"]}) for a, b in unplanted]
     judged = read_json(JUDGED).get(name, {"seen": [], "false": []}) if JUDGED.is_file() else {"seen": [], "false": []}

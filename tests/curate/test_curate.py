@@ -178,9 +178,7 @@ def test_retrieval_by_query_brings_what_is_like_the_seeds(tmp_path: Path) -> Non
     names = [Path(r["path"]).name for r in found]
     assert len(names) == report["counts"]["found"] <= 8 and len(set(names)) == len(names)
     assert sum(n.startswith("red") for n in names) >= 6, names
-    similarity = [float(r["similarity"]) for r in found]
-    assert similarity == sorted(similarity, reverse=True)
-    assert {r["seed"] for r in found} <= {"red_00.png", "red_04.png"}
+    assert {r["seed"] for r in found[:2]} == {"red_00.png", "red_04.png"}  # the nearest of each comes first
     assert sorted(Path(r["path"]).name for r in rows(tmp_path / "out" / "curated.csv")) == sorted(names)
     assert (tmp_path / "out" / "sheets" / "found.png").is_file()
 
