@@ -103,13 +103,13 @@ def summary(top: Run) -> dict[str, Any]:
     """What a script wants to know of a finished chain."""
     results, cards = sorted(top.results.glob("knn__*__host.json")), sorted(top.artifacts.glob("*/artifact.json"))
     knn = {p.name.split("__")[1]: read_record(p, top1=NUMBER)["top1"] for p in results}
-    artifacts = [read_record(p, target=str, scheme=str, bytes=int, parity=dict) for p in cards]
+    artifacts = [read_record(p, target=str, scheme=str, bytes=int) for p in cards]
     fields = ("target", "scheme", "bytes", "parity")
     return {
         "run": str(top.path),
         "report": str(top.report) if top.report.is_file() else None,
         "knn_top1": knn,
-        "artifacts": [{k: a[k] for k in fields} for a in artifacts],
+        "artifacts": [{k: a.get(k) for k in fields} for a in artifacts],
     }
 
 
