@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import uuid
-import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from lowdino_edge import console
+from lowdino_edge import console, reading
 from lowdino_edge.data.names import Names
 from lowdino_edge.errors import UserError
 from lowdino_edge.run import atomic_path, read_json, short_hash, write_json
@@ -107,6 +106,10 @@ def over_all(work: Callable[[int], int], n: int, what: str = "", span: int = _SP
                 shown.advance(done)
 
 
+_NAMES = ("ids", "classes", "folders")
+_ARRAYS = ("about", "labels", "folder_stamps", "sizes", "stamps", *_NAMES, *(f"{k}_ends" for k in _NAMES))
+
+
 class Index:
     """What is kept about one folder, or about a list of files.
 
@@ -127,18 +130,20 @@ class Index:
             names_only: images that were overwritten do not count.
         """
         try:
-            with np.load(self._npz, allow_pickle=False) as z:
-                found = {name: z[name] for name in z.files}
-            about = json.loads(bytes(found["about"]))
+            found = reading.arrays(self._npz, _ARRAYS)
+            about = reading.from_json(bytes(found["about"]))
             if about["format"] != _FORMAT or about["folder"] != os.path.realpath(self.folder):
                 return None
-            names = {k: Names(found[k], found[f"{k}_ends"]) for k in ("ids", "classes", "folders")}
+            names = {k: Names.kept(found[k], found[f"{k}_ends"]) for k in _NAMES}
             tree = Tree(
                 names["ids"], found["labels"].astype(np.int64), list(names["classes"]), names["folders"],
                 found["folder_stamps"], found["sizes"], found["stamps"],
             )  # fmt: skip
-            whole = len(tree.ids) == len(tree.labels) == len(tree.sizes_N) == len(tree.stamps_N)
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+            rows = (tree.labels, tree.sizes_N, tree.stamps_N)
+            whole = all(a.shape == (len(tree.ids),) and a.dtype.kind == "i" for a in rows)
+            whole = whole and tree.labels.min(initial=0) >= -1 and tree.labels.max(initial=-1) < len(tree.classes)
+            token = str(about["token"])
+        except (OSError, ValueError, KeyError, TypeError):
             return None
         if not whole or not np.array_equal(stamps(self.root, tree.folders)[1], tree.folder_stamps_F):
             return None
@@ -146,7 +151,7 @@ class Index:
             sizes_N, stamps_N = stamps(self.root, tree.ids, f"comparing {self.folder.name} with its index")
             if not (np.array_equal(sizes_N, tree.sizes_N) and np.array_equal(stamps_N, tree.stamps_N)):
                 return None
-        self._token = str(about["token"])
+        self._token = token
         return tree
 
     def save(self, tree: Tree) -> None:

@@ -42,6 +42,14 @@ class Names(Sequence[str]):
         return cls(np.frombuffer(joined, np.uint8), np.frombuffer(ends, np.int64), prefix)
 
     @classmethod
+    def kept(cls, bytes_: UInt8, ends_N: Int64) -> Names:
+        """From what a file keeps of such names. Raises `ValueError` where these are none."""
+        sound = bytes_.dtype == np.uint8 and ends_N.dtype == np.int64 and bytes_.ndim == ends_N.ndim == 1
+        if not sound or (np.diff(ends_N, prepend=0) < 0).any() or len(bytes_) != ends_N.max(initial=0):
+            raise ValueError("no names")
+        return cls(bytes_, ends_N)
+
+    @classmethod
     def joined(cls, parts: Sequence[Names]) -> Names:
         """One after the other, each with its own prefix."""
         if len({p.prefix for p in parts}) > 1:

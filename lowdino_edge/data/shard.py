@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import time
-import zipfile
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lowdino_edge import reading
 from lowdino_edge.data.decode import is_image
 from lowdino_edge.data.imageset import digest
 from lowdino_edge.data.index import SETTLED_NS, cache_root, stamp_of
@@ -232,13 +232,13 @@ def _label(kind: str, raw: bytes) -> str | None:
     try:
         text = raw.decode("utf-8").strip()
         if kind == "json":
-            value = json.loads(text)
+            value = reading.from_json(text)
             if isinstance(value, dict):
                 value = next((value[k] for k in _KEYS if k in value), None)
             if isinstance(value, bool) or not isinstance(value, (int, str)):
                 return None
             text = str(value).strip()
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
     return text if 0 < len(text) <= _LINE and text.isprintable() else None
 
@@ -294,13 +294,29 @@ def _save(place: Path, shard: Shard) -> None:
 
 def _load(place: Path, size: int, stamp: int) -> Shard | None:
     try:
-        with np.load(place, allow_pickle=False) as z:
-            about = json.loads(bytes(z["about"]))
-            if (about["format"], about["bytes"], about["stamp"]) != (_FORMAT, size, stamp):
-                return None
-            return Shard(
-                Names(z["ids"], z["ends"]), z["offsets"], z["sizes"], z["labels"].astype(np.int64), about["texts"],
-                np.array(about["loose"], np.bool_), about["digest"], about["unended"], size, stamp,
-            )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        z = reading.arrays(place, ("ids", "ends", "offsets", "sizes", "labels", "about"))
+        about = reading.from_json(bytes(z["about"]))
+        if (about["format"], about["bytes"], about["stamp"]) != (_FORMAT, size, stamp):
+            return None
+        shard = Shard(
+            Names.kept(z["ids"], z["ends"]), z["offsets"], z["sizes"], z["labels"].astype(np.int64), about["texts"],
+            np.array(about["loose"], np.bool_), about["digest"], about["unended"], size, stamp,
+        )  # fmt: skip
+        return shard if _fits(shard) else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _fits(shard: Shard) -> bool:
+    """Whether an index that was kept can be of a file of this size."""
+    rows = (shard.offsets_N, shard.sizes_N, shard.labels_N)
+    if not all(a.dtype == np.int64 and a.shape == (len(shard.ids),) for a in rows):
+        return False
+    if not isinstance(shard.texts, list) or not all(isinstance(t, str) for t in (*shard.texts, shard.digest)):
+        return False
+    room = shard.bytes_ - shard.offsets_N
+    return bool(
+        shard.loose_K.shape == (len(shard.texts),)
+        and (shard.offsets_N >= 0).all() and (shard.sizes_N <= room).all()
+        and ((shard.labels_N >= -1) & (shard.labels_N < len(shard.texts))).all()
+    )  # fmt: skip

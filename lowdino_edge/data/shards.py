@@ -98,8 +98,10 @@ def expand(pattern: str) -> list[str]:
         raise UserError(f"a brace without its partner in '{pattern}'", "write {000..127}, or {a,b}")
     if len(parts) == 1:
         parts = _range(parts[0], pattern)
-    rest = expand(pattern[at + 1 :])
-    return [pattern[:start] + option + after for part in parts for option in expand(part) for after in rest]
+    options, rest = [option for part in parts for option in expand(part)], expand(pattern[at + 1 :])
+    if len(options) * len(rest) > _MOST:
+        raise UserError(f"'{pattern}' names more than {_MOST:,} shards", "name fewer at a time")
+    return [pattern[:start] + option + after for option in options for after in rest]
 
 
 def _range(inside: str, pattern: str) -> list[str]:

@@ -20,6 +20,7 @@ from lowdino_edge.errors import UserError
 BLOCK = 512
 _ZEROS = bytes(BLOCK)
 _EXTRA = 2**20  # bytes that a header of headers (a long name, pax records) may have
+_SPARSE = 2**28  # bytes of a sparse image
 _PLAIN = (b"0", b"\0", b"7")
 _MAGIC = (b"ustar\0", b"ustar ")
 PACKED = {
@@ -163,5 +164,8 @@ def read_sparse(path: Path, offset: int) -> bytes:
         reader = _Reader(f)
         f.seek(offset)
         reader.tar.offset = offset
-        found = reader.tar.extractfile(tarfile.TarInfo.fromtarfile(reader.tar))
+        info = tarfile.TarInfo.fromtarfile(reader.tar)
+        if info.size > _SPARSE:  # a hole of any length takes no room in the archive
+            raise ValueError(f"a sparse file of {info.size:,} bytes")
+        found = reader.tar.extractfile(info)
         return found.read() if found else b""

@@ -21,13 +21,13 @@ from lowdino_edge.data.imageset import BrokenImage, ImageSet
 ROWS = [(f"images/{i}.png", "cat" if i % 2 else "dog", "train" if i < 2 else "val") for i in range(4)]
 
 
-def _png() -> bytes:
+def png() -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def _read(images: ImageSet) -> None:
+def read_some(images: ImageSet) -> None:
     for i in range(min(len(images), 6)):
         try:
             images.read(i)
@@ -53,7 +53,7 @@ def _lists(folder: Path) -> dict[str, bytes]:
 def _list(made: dict[str, bytes], rng: Random, folder: Path) -> Callable[[], object]:
     (folder / "images").mkdir()
     for i in range(4):
-        (folder / "images" / f"{i}.png").write_bytes(_png())
+        (folder / "images" / f"{i}.png").write_bytes(png())
     kind = rng.choice(list(made))
     data = made[kind]
     if rng.random() < 0.4 and "parquet" not in kind:
@@ -66,7 +66,7 @@ def _list(made: dict[str, bytes], rng: Random, folder: Path) -> Callable[[], obj
         data = mutate.damaged(rng, data)
     file = folder / f"list.{kind}"
     file.write_bytes(data)
-    return lambda: _read(open_set(str(file), rng.choice(("train", "test"))))
+    return lambda: read_some(open_set(str(file), rng.choice(("train", "test"))))
 
 
 @dataclass
@@ -82,7 +82,7 @@ def _tables(folder: Path) -> Tables:
 
     datasets.config.HF_DATASETS_CACHE = folder / "hf"
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
-    rows = {"image": [{"bytes": _png(), "path": None}] * 4, "label": [0, 1, 0, 1]}
+    rows = {"image": [{"bytes": png(), "path": None}] * 4, "label": [0, 1, 0, 1]}
     table = datasets.Dataset.from_dict(rows, features=features)
     table.to_parquet(str(folder / "train-00000-of-00001.parquet"))
     table.save_to_disk(str(folder / "saved"))
@@ -104,7 +104,7 @@ def _table(made: Tables, rng: Random, folder: Path) -> Callable[[], object]:
             file.write_bytes(mutate.as_json(rng, json.loads(data)))
         else:
             file.write_bytes(mutate.damaged(rng, data))
-    return lambda: _read(open_set(f"hf:{source}", "train"))
+    return lambda: read_some(open_set(f"hf:{source}", "train"))
 
 
 TARGETS = [Target("list", _lists, _list), Target("hf-table", _tables, _table)]
