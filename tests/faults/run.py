@@ -74,6 +74,8 @@ def _trials(args: argparse.Namespace, seed: int, place: Place) -> list[kills.Tri
         for kind in ("lost", "wrong", "orphans", "litter"):
             for problem in getattr(done, kind):
                 print(f"    {kind.upper()}: {problem}", flush=True)
+        if args.out is not None:  # an hour's work is not to be lost
+            args.out.write_text(json.dumps(_document(trials, seed), indent=1) + "\n")
         if args.trial is not None:
             break
         n += 1
