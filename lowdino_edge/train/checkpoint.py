@@ -41,14 +41,14 @@ def save(folder: Path, step: int, method: Method, optimizer: torch.optim.Optimiz
         save_file(_plain(_optimizer_tensors(optimizer)), tmp / FILES[1])
         hashes = {name: sha256(tmp / name) for name in FILES}
         write_json(tmp / "meta.json", {"step": step, "identity": identity, "sha256": hashes})
-    for old in complete(folder)[:-KEEP]:
-        discard(old)
-    _sweep(folder)
+    _prune(folder)
     return target
 
 
-def _sweep(folder: Path) -> None:
-    """What was killed while it was written or removed."""
+def _prune(folder: Path) -> None:
+    """Removes older checkpoints, and what was killed while it was written or removed."""
+    for old in complete(folder)[:-KEEP]:
+        discard(old)
     for leftover in folder.glob(".step_*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
 
@@ -64,7 +64,7 @@ def load(folder: Path, method: Method, optimizer: torch.optim.Optimizer, identit
     Raises:
         UserError: the checkpoint is damaged, or was written with another `identity` (the first difference is named).
     """
-    _sweep(folder)
+    _prune(folder)  # a kill may have come before that
     found = complete(folder)
     if not found:
         return 0

@@ -104,7 +104,7 @@ def trial(place: Place, reader: str, fault: str, seed: str) -> Outcome:
     path = draw.choice(files)
     name = path.relative_to(place.cwd).as_posix()
     FAULTS[fault](path, draw)
-    before = set(checks.damage(place.cwd))
+    before = {*checks.damage(place.cwd), *checks.litter(place.trial)}
     code = place.zygote.wait(place.zygote.start(place.job(*subject.argv, bound=True)), LONG_S)
     for locked in (path, path.parent):
         if locked.exists():
@@ -112,7 +112,7 @@ def trial(place: Place, reader: str, fault: str, seed: str) -> Outcome:
     done = Outcome(f"{reader}, {name} {fault}", code, said=place.stderr())
     done.bad += complaints(place, code)
     done.bad += sorted(set(checks.damage(place.cwd)) - before)
-    done.bad += [f"left behind: {n}" for n in checks.litter(place.trial)]
+    done.bad += [f"left behind: {n}" for n in checks.litter(place.trial) if n not in before]
     if place.zygote.orphans():
         done.bad += [f"orphan: {o}" for o in place.zygote.orphans(end=True)]
     return done
