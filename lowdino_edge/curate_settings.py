@@ -15,16 +15,16 @@ Count = Annotated[int, Field(ge=1)]
 class Thresholds(Strict):
     """When two aligned images are one picture; `curate/confirm.py` says what each figure is, docs/curate.md why so."""
 
-    tone: Share = 0.95
+    tone: Share = 0.93
     detail: Share = 0.9
-    worst: Annotated[float, Field(ge=0, le=2)] = 0.19
+    worst: Annotated[float, Field(ge=0, le=2)] = 0.15
     colour: Share = 0.3
     scale: Annotated[float, Field(gt=0.7, le=1)] = 0.8  # of a side: how much of it a crop may keep at least
     stretch: Annotated[float, Field(ge=1, le=2)] = 1.15  # of one axis over the other
 
 
 # a compression that is not seen on a photograph is half of what there is of an image of 32 px
-_SMALL = Thresholds(tone=0.95, detail=0.75, worst=0.4, colour=0.3)
+_SMALL = Thresholds(tone=0.95, detail=0.75, worst=0.35, colour=0.3)
 
 
 class CurateConfig(Strict):

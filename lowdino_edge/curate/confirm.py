@@ -61,12 +61,18 @@ def judge(a_P3SS: Tensor, b_P3SS: Tensor, fit_P4: Tensor, sharp_P: Tensor) -> Ju
     alike_P = align.correlation(_fine(w_PSS, inside_PSS.float()), _fine(b_PSS, inside_PSS.float()), inside_PSS, 1e-7)
     small_P, near_P = sharp_P <= SMALL, alike_P > _NEAR
     found = _nothing(alike_P, fit_P4)
-    for some_P, (a, b), steps in ((near_P & small_P, half, 0), (near_P & ~small_P, [a_P3SS, b_P3SS], 1)):
+    for some_P, (a, b), steps in ((near_P & small_P, half, 0), (near_P & ~small_P, [a_P3SS, b_P3SS], 3)):
         if bool(some_P.any()):
             made = _compare(a[some_P], b[some_P], fit_P4[some_P], steps)
             for name, values in vars(made).items():
                 getattr(found, name)[some_P] = values
     return found
+
+
+def _without_edges(inside_PSS: Tensor, n: int) -> Tensor:
+    """What lies n pixels from the borders of both: softening mixed those with what is beyond them."""
+    within_a = -F.max_pool2d(-inside_PSS[:, None].float(), 2 * n + 1, 1, n)[:, 0]
+    return F.pad(within_a[:, n:-n, n:-n], (n, n, n, n)) > 0.5
 
 
 def _nothing(alike_P: Tensor, fit_P4: Tensor) -> Judged:
@@ -78,15 +84,17 @@ def _nothing(alike_P: Tensor, fit_P4: Tensor) -> Judged:
 def _compare(a_P3SS: Tensor, b_P3SS: Tensor, fit_P4: Tensor, steps: int) -> Judged:
     if steps:
         fit_P4 = align.refine(grey(a_P3SS), grey(b_P3SS), fit_P4, steps)
-    for _ in range(1 + steps):
+    for _ in range(2 if steps else 1):
         a_P3SS, b_P3SS = _softened(a_P3SS), _softened(b_P3SS)
     b_PSS = grey(b_P3SS)
     w_PSS, inside_PSS = align.warp(grey(a_P3SS), fit_P4)
+    overlap_P = inside_PSS.float().mean(dim=(1, 2))
+    inside_PSS = _without_edges(inside_PSS, 2 + steps // 2)
     x_PSS, y_PSS, tone_P = _same_tone(w_PSS, b_PSS, inside_PSS)
     detail_P, worst_P = _detail(x_PSS, y_PSS, inside_PSS)
     warped = torch.stack([align.warp(a_P3SS[:, c], fit_P4)[0] for c in range(3)], dim=1)
     colour_P = _colour(warped, b_P3SS, inside_PSS)
-    return Judged(tone_P, detail_P, worst_P, colour_P, inside_PSS.float().mean(dim=(1, 2)), fit_P4)
+    return Judged(tone_P, detail_P, worst_P, colour_P, overlap_P, fit_P4)
 
 
 def grey(x_P3SS: Tensor) -> Tensor:
