@@ -389,6 +389,8 @@ def _write_shard(path: Path, plan: Plan, k: int, encoder: encode.TeacherPass, ba
 
 
 def _finish(path: Path, plan: Plan, ids: Sequence[str]) -> None:
+    for left in path.glob(".shard_*.lock"):  # of processes that were killed; no shard is missing any more
+        left.unlink(missing_ok=True)
     cards = [read_shard_card(plan, k, shard_card(path, k)) for k in range(plan.shards)]
     broken = [b for card in cards for b in card.pop("broken")]
     lost = {int(b["index"]) for b in broken}
