@@ -28,7 +28,7 @@ from typing import Any
 from lowdino_edge.errors import UserError
 
 CPU_S, WALL_S = 20.0, 150.0  # of a case; the machine may be busy with others
-SETUP_S = 400.0
+SETUP_S = 1500.0
 ROOM = 1 << 30  # address space above the bound: what a wild allocation gets before it fails
 RESTARTS = 40  # of a target's process, before the rest is given up
 LINE = 1000  # characters that are still a line

@@ -31,7 +31,7 @@ def main() -> int:
     if asked.case is not None:
         return _again(TARGETS[chosen[0]], asked.seed, asked.case, asked.keep)
     done: dict[str, engine.Outcome] = {}
-    print(f"seed {asked.seed}, {asked.cases} cases a target, {len(chosen)} targets")
+    print(f"seed {asked.seed}, {asked.cases} cases a target, {len(chosen)} targets", flush=True)
     print(
         f"{'target':<22}{'cases':>7}{'accepted':>10}{'refused':>9}{'failed':>8}{'s':>8}{'slowest s':>11}{'peak MB':>9}"
     )
@@ -44,13 +44,12 @@ def main() -> int:
             f"{o.slowest_s:>11.2f}{o.peak_mb:>9.0f}",
             flush=True,
         )
+        if asked.out:
+            _keep(Path(asked.out), asked, o)
         for f in o.failures[: asked.show]:
             print(f"  case {f.case} {f.kind}: {_indented(f.what)}", flush=True)
             print(f"    python tests/fuzz/run.py --seed {asked.seed} --target {name} --case {f.case}", flush=True)
     kept.cleanup()
-    document = _document(asked, done)
-    if asked.out:
-        Path(asked.out).write_text(json.dumps(document, indent=1) + "\n")
     failed = sum(len(o.failures) for o in done.values())
     total = sum(o.cases for o in done.values())
     print(json.dumps({"name": "fuzz", "seed": asked.seed, "targets": len(done), "cases": total, "failed": failed}))
@@ -83,19 +82,22 @@ def _again(target: engine.Target, seed: int, case: int, keep: str | None) -> int
     return 0 if kind in ("accepted", "refused") else 1
 
 
-def _document(asked: argparse.Namespace, done: dict[str, engine.Outcome]) -> dict[str, object]:
-    return {
+def _keep(file: Path, asked: argparse.Namespace, o: engine.Outcome) -> None:
+    """Puts a target's counts into the file, beside those of other targets of the same seed and number of cases."""
+    document = {
         "command": f"python tests/fuzz/run.py --cases {asked.cases} --seed {asked.seed}",
         "seed": asked.seed,
         "cases_a_target": asked.cases,
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "targets": {
-            name: {**{k: v for k, v in o.to_dict().items() if k not in ("target", "seed", "failures")},
-                   "failed": len(o.failures), "failures": [[f.case, f.kind] for f in o.failures]}
-            for name, o in done.items()
-        },
-    }  # fmt: skip
+    }
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    same = all(found.get(k) == document[k] for k in ("seed", "cases_a_target"))
+    told = {k: v for k, v in o.to_dict().items() if k not in ("target", "seed", "failures")}
+    told |= {"failed": len(o.failures), "failures": [[f.case, f.kind] for f in o.failures]}
+    told["date"] = time.strftime("%Y-%m-%d", time.gmtime())
+    targets = {**(found["targets"] if same else {}), o.target: told}
+    text = json.dumps({**document, "targets": {k: targets[k] for k in TARGETS if k in targets}}, indent=1)
+    file.write_text(text + "\n", encoding="utf-8")
 
 
 def _indented(text: str) -> str:
