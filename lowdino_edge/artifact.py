@@ -24,6 +24,8 @@ CARD = "artifact.json"
 GOLDEN = "golden.npz"
 _AGAIN = "make it again with `lowdino export`"
 _TEXT_KEYS = ("target", "scheme", "file", "sha256")
+_OPTIONAL = ("parity", "delegation", "source", "origin", "proof", "calibration", "quantization", "knn", "toolchain")
+_WIDEST = 1 << 16
 _DICT_KEYS = ("input", "output", "preprocess")
 
 
@@ -186,6 +188,11 @@ def _check_card(card: Any, where: Path) -> None:
         kind = str if key in _TEXT_KEYS else dict if key in _DICT_KEYS else int
         if not isinstance(card.get(key), kind):
             raise UserError(f"'{where}' has no valid '{key}'", _AGAIN)
+    for key in _OPTIONAL:
+        if not isinstance(card.get(key), dict | None):
+            raise UserError(f"'{where}' has no valid '{key}'", _AGAIN)
+    if not 1 <= card["embed_dim"] <= _WIDEST:
+        raise UserError(f"'{where}' has no valid 'embed_dim'", _AGAIN)
     if Path(card["file"]).name != card["file"] or card["file"] in ("", ".", ".."):
         raise UserError(f"'{where}' names a file outside its directory: '{card['file']}'", _AGAIN)
     try:

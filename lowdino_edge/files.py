@@ -23,6 +23,11 @@ _STALE = re.compile(r".*\.(?P<pid>\d+)-(?P<host>[0-9a-f]{6})\.tmp", re.DOTALL)
 _held: dict[Path, int] = {}  # temporary folder -> descriptor of its lock
 
 
+def expanded(path: str | Path) -> Path:
+    """`~` as the home directory; `~somebody` whom this machine does not know stays as it is written."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  Path's own raises for unknown users
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary sibling of `path`, for a file or a directory. On success it goes to the disk and takes the

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lowdino_edge.errors import UserError
+from lowdino_edge.files import expanded
 
 if TYPE_CHECKING:
     from lowdino_edge.data.imageset import ImageSet
@@ -44,7 +45,7 @@ class Wanted:
 
     @property
     def path(self) -> Path:
-        return Path(self.source).expanduser()
+        return expanded(self.source)
 
 
 @dataclass(frozen=True)

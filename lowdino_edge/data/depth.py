@@ -47,10 +47,13 @@ def _depth(path: Path, png_unit: float) -> Float:
             with Image.open(path) as image:
                 if not image.mode.startswith("I"):
                     raise ValueError(f"{image.mode} has 8 bits a sample")
-                metres = np.asarray(image).astype(np.float32) * png_unit
+                metres = np.asarray(image).astype(np.float32)
+            metres *= np.float32(png_unit)
         metres = np.asarray(metres, np.float32)
         if metres.ndim != 2:
             raise ValueError(f"an array of shape {metres.shape}")
     except Exception as e:  # a decoder that is fed garbage may raise anything
         raise UserError(f"cannot read depth '{path}': {e}", "write a 16-bit PNG, or an npy of metres, (H, W)") from None
-    return np.where(np.isfinite(metres) & (metres > 0), metres, 0).astype(np.float32)
+    known = metres > 0
+    known &= metres < np.inf
+    return np.where(known, metres, np.float32(0))

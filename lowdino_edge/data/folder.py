@@ -234,6 +234,8 @@ def fingerprint(root: Path, ids: Sequence[str], sizes_N: Int64 | None = None) ->
 
 
 def _content(file: str, at: int, n: int) -> str:
+    if not os.path.isfile(file):  # noqa: PTH113  a device or a pipe has no end
+        return "unreadable"
     try:
         with open(file, "rb", buffering=0) as f:  # noqa: PTH123  a million Path objects take seconds
             f.seek(at)

@@ -27,6 +27,7 @@ from lowdino_edge.data.imageset import BrokenImage, ImageSet, digest
 from lowdino_edge.data.query import split_query
 from lowdino_edge.data.splits import divide, own_splits
 from lowdino_edge.errors import UserError, missing_extra, nearest
+from lowdino_edge.files import expanded
 from lowdino_edge.types import Int64
 
 OPTIONS = ("image", "label", "split", "revision", "config")
@@ -38,7 +39,7 @@ Parts = Mapping[str, Any]  # split -> datasets.Dataset
 
 def is_table(source: str) -> bool:
     """Whether a path is a table of images, or a folder of tables, by names; of a Parquet file the columns are read."""
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_dir():
         return any(map(_MARK.search, _names(path))) or any(map(_MARK.search, _names(path / "data")))
     if not path.is_file() or path.suffix.lower() not in _SUFFIXES:
@@ -72,7 +73,7 @@ def open_hf(w: Wanted) -> ImageSet:
         UserError: no such data set, file, configuration, split or column; no network, or downloads are off.
     """
     place, options = split_query(w.source.removeprefix("hf:"), OPTIONS)
-    path = Path(place).expanduser()
+    path = expanded(place)
     if path.exists() or place.startswith((".", "/", "~")):
         parts, name, print_ = _local(path, options), path.stem, _print(path)
     else:

@@ -175,7 +175,7 @@ def _parquet(file: Path) -> _Table:
                 for values, c in zip(columns, chosen, strict=True):
                     if c is not None:
                         values += batch.column(c).to_pylist()
-    except (pa.ArrowException, OSError) as e:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
         raise UserError(f"'{file}' is no Parquet file that can be read: {e}", "write it anew") from None
     odd = next((v for v in columns[0] + columns[2] if v is not None and not isinstance(v, str)), None)
     if odd is not None:

@@ -30,6 +30,7 @@ from lowdino_edge.data.folder import files_below, sub_folder
 from lowdino_edge.data.imageset import BrokenImage, printable
 from lowdino_edge.data.splits import TEST, TRAIN
 from lowdino_edge.errors import UserError
+from lowdino_edge.files import expanded
 from lowdino_edge.types import Int64
 
 
@@ -110,7 +111,7 @@ def find(source: str | Path, kind: str, extensions: Iterable[str]) -> Files:
     Raises:
         UserError: no such folder, another layout, a target without an image, fewer than two pairs.
     """
-    root = Path(source).expanduser()
+    root = expanded(source)
     extensions = tuple(extensions)
     if not root.is_dir():
         raise UserError(f"'{source}' is no folder", f"give a folder with images/ and {kind}/")

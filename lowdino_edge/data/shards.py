@@ -38,6 +38,7 @@ from lowdino_edge.data.names import Names
 from lowdino_edge.data.shard import REASONS, Shard, are_captions, open_shard, read_member, without_captions
 from lowdino_edge.data.splits import TEST, TRAIN, Split, divide
 from lowdino_edge.errors import UserError
+from lowdino_edge.files import expanded
 from lowdino_edge.types import Int64
 
 CLASSES = "classes.txt"
@@ -53,8 +54,8 @@ def is_shards(source: str) -> bool:
     if is_address(source) or source.startswith("pipe:"):
         return True
     if source.lower().endswith((".tar", *_PACKED)) or ("{" in source and ".tar" in source):
-        return not Path(source).expanduser().is_dir()
-    path = Path(source).expanduser()
+        return not expanded(source).is_dir()
+    path = expanded(source)
     return path.is_dir() and bool(_tars_in(path) or _tars_in(path / "train"))
 
 
@@ -172,7 +173,7 @@ def _paths(w: Wanted) -> list[Path]:
             folder / sub / name for sub in (*TRAIN, *TEST) for name in _tars_in(folder / sub)
         ]
     else:
-        found = [Path(name).expanduser() for name in expand(w.source)]
+        found = [expanded(name) for name in expand(w.source)]
     missing = [p for p in found if not p.is_file()]
     if missing:
         more = f" and {len(missing) - 1} more of {len(found)}" if len(missing) > 1 else ""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from lowdino_edge.data.catalog import DATASETS, Wanted
 from lowdino_edge.errors import UserError, nearest
+from lowdino_edge.files import expanded
 
 if TYPE_CHECKING:
     from lowdino_edge.data.imageset import ImageSet
@@ -47,7 +48,7 @@ def _named(w: Wanted) -> ImageSet:
 def _is_table(source: str) -> bool:
     if source.startswith("hf:"):
         return True
-    path = Path(source).expanduser()
+    path = expanded(source)
     if not path.is_dir() and path.suffix.lower() not in (".parquet", ".arrow"):
         return False
     from lowdino_edge.data.hf import is_table
@@ -141,7 +142,7 @@ KINDS: dict[str, Kind] = {
             "list",
             "FILE.csv|.tsv|.txt|.parquet",
             "a list of image files: path, and where known label and split",
-            lambda s: _suffix(s) in LISTS and not Path(s).expanduser().is_dir(),
+            lambda s: _suffix(s) in LISTS and not expanded(s).is_dir(),
             _list,
         ),
         Kind(

@@ -24,6 +24,7 @@ from lowdino_edge.data.imageset import BrokenImage, ImageSet, digest, printable
 from lowdino_edge.data.query import split_query
 from lowdino_edge.data.splits import TEST, TRAIN, divide
 from lowdino_edge.errors import UserError
+from lowdino_edge.files import expanded
 from lowdino_edge.types import Int64
 
 EXTENSIONS = frozenset(
@@ -44,7 +45,7 @@ def open_video(w: Wanted) -> ImageSet:
     place, options = split_query(w.options, ("every", "fps"))
     every, fps = _step(options, w.source)
     pyav()
-    path = Path(place).expanduser()
+    path = expanded(place)
     root, names, label_V, classes, drawn = _listing(path, w)
     clips = _indexed(root, names)
     frames = Frames()

@@ -10,6 +10,7 @@ from typing import Any
 
 from lowdino_edge import reading
 from lowdino_edge.errors import UserError, unknown
+from lowdino_edge.files import expanded
 
 EMBEDDINGS = ("cls", "pooled", "both")  # of a ViT: the CLS token, the mean of its patches, one after the other
 _DINOV2 = "https://dl.fbaipublicfiles.com/dinov2"
@@ -153,7 +154,7 @@ def parse_teacher(spec: str) -> TeacherName:
     size = options.get("image_size")
     if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
         raise UserError(f"image_size '{size}' in '{spec}' is no size", "give pixels, for example image_size=224")
-    return TeacherName(name, options, Path(file).expanduser() if file else None)
+    return TeacherName(name, options, expanded(file) if file else None)
 
 
 def with_image_size(spec: str, size: int) -> str:

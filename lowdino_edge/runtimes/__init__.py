@@ -82,6 +82,11 @@ def load(artifact: Artifact, *, threads: int = 1) -> Encoder:
     """
     if artifact.target not in RUNTIMES:
         raise unknown("target", artifact.target, RUNTIMES)
+    for key in ("input", "output"):
+        if not isinstance(artifact.card[key].get("name"), str):
+            raise UserError(
+                f"the card of '{artifact.dir}' has no valid '{key}.name'", "make it again with `lowdino export`"
+            )
     if threads < 1:
         raise UserError(f"threads is {threads}", "give at least 1")
     return RUNTIMES[artifact.target](artifact, threads)

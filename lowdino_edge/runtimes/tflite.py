@@ -45,7 +45,7 @@ def load(path: Path, meta: dict[str, Any], threads: int) -> Encoder:
         raise UserError(f"{method} cannot load '{path}': {e}", "export it again") from e
     index_in = interpreter.get_input_details()[0]["index"]
     index_out = interpreter.get_output_details()[0]["index"]
-    nhwc = meta["input"]["layout"] == "NHWC"
+    nhwc = meta["input"].get("layout") == "NHWC"
 
     def run_one(x_1CHW: Float) -> Any:
         x = np.ascontiguousarray(x_1CHW.transpose(0, 2, 3, 1)) if nhwc else x_1CHW

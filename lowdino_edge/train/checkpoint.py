@@ -96,7 +96,8 @@ def _verified(path: Path) -> dict[str, Any]:
     try:
         meta = read_json(path / "meta.json")
         hashes = {name: meta["sha256"][name] for name in FILES}
-        dict(meta["identity"]), int(meta["step"])
+        if not isinstance(meta["identity"], dict) or type(meta["step"]) is not int:
+            raise TypeError
     except (UserError, KeyError, TypeError, ValueError):
         raise UserError(f"corrupted checkpoint: '{path / 'meta.json'}' is damaged", hint) from None
     for name, expected in hashes.items():

@@ -134,13 +134,13 @@ def probe(client: Client) -> Board:
         "cpu": told.get("soc") or names.get("model name") or names.get("hardware") or told.get("board") or machine,
         "machine": machine,
         "platform": f"Android-{told['android']}" if told.get("android") else told.get("system", ""),
-        "cores": int(told["cores"]) if told.get("cores", "").isdigit() else None,
+        "cores": int(told["cores"]) if re.fullmatch(r"[0-9]{1,6}", told.get("cores", "")) else None,
         "int8_dot": int8_dot(parse_cpuinfo(text)),
         "model": " ".join(x for x in (told.get("manufacturer"), told.get("model")) if x) or None,
         "abi": told.get("abi") or None,
         "serial": client.serial,
     }
-    free = re.search(r"(\d+)\s+\d+%", told.get("df", ""))
+    free = re.search(r"(\d{1,15})\s+\d+%", told.get("df", ""))
     return Board(info, machine, told.get("parent", "/data/local/tmp"), int(free[1]) * 1024 if free else None)
 
 
@@ -163,8 +163,8 @@ def parse_thermal(text: str) -> dict[str, Any]:
     live = text.partition("Current temperatures from HAL")[2] or text
     sensors = re.findall(r"Temperature\{mValue=([-\d.]+), mType=(-?\d+)", live)
     hot = [float(value) for value, kind in sensors if kind not in _NO_TEMPERATURE]
-    hot = hot or [int(line) / 1000 for line in re.findall(r"^-?\d+$", text, re.MULTILINE)]
-    status = re.search(r"Thermal Status: (\d+)", text)
+    hot = hot or [int(line) / 1000 for line in re.findall(r"^-?\d{1,9}$", text, re.MULTILINE)]
+    status = re.search(r"Thermal Status: (\d{1,9})", text)
     return {"c": max(hot, default=None), "status": int(status[1]) if status else None}
 
 

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-_CALLS = re.compile(r"count=(\d+) first=(\d+)(?: curr=(\d+))?")
+_CALLS = re.compile(r"count=(\d{1,12}) first=(\d{1,15})(?: curr=(\d{1,15}))?")
 _INIT = re.compile(r"Inference timings in us: .*?Init: ([\d.]+)")
 _ELF = {3: "i686", 40: "armv7l", 62: "x86_64", 183: "aarch64", 243: "riscv64"}
 NOTES = (
