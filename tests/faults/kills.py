@@ -65,7 +65,8 @@ def trial(place: Place, subject: Subject, expected: Usual, seed: str, *, cold: b
     for _ in range(draw.choice((1, 1, 1, 2, 3))):
         mode = "time" if cold else draw.choice(MODES)
         ended = _kill(place, argv, mode, draw, expected, done, cold)
-        argv = subject.again
+        if subject.needs.get("base") != "out" or checks.outcome(place.cwd) != before:
+            argv = subject.again  # else the run that is to be overwritten is untouched, and not ours to resume
         if ended:
             break
         done.lost += checks.damage(place.cwd)
