@@ -60,6 +60,9 @@ class OnnxNet(nn.Module):
         step = self.batch or len(x)
         if len(x) % step:
             raise ValueError(f"the file takes {step} images at once, not {len(x)}")
-        parts = [self.session.run([self.output], {self.input: x[i : i + step]})[0] for i in range(0, len(x), step)]
+        try:
+            parts = [self.session.run([self.output], {self.input: x[i : i + step]})[0] for i in range(0, len(x), step)]
+        except Exception as e:  # its errors have no base class but this one
+            raise RuntimeError(" ".join(str(e).split())[:300]) from None
         z = torch.from_numpy(np.concatenate(parts)).to(x_BCHW.device)
         return z.flatten(2).mean(2) if z.ndim > 2 else z

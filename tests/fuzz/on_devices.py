@@ -120,7 +120,7 @@ def _tar(rng: Random, files: dict[str, bytes]) -> bytes:
         for name, data in files.items():
             how = rng.random()
             info = tarfile.TarInfo(
-                rng.choice(("../outside/x", "/tmp/x", "a/b", name + "/", "x" * 200)) if how < 0.05 else name
+                rng.choice(("../outside/x", "/tmp/x", "a/b", name + "/", "x" * 90)) if how < 0.05 else name
             )
             info.size = len(data)
             if 0.05 < how < 0.12:
