@@ -224,7 +224,7 @@ def distillation_verdict(facts: Facts) -> str:
         return "Whether distillation added was not measured."
     gain = 100 * (after - before)
     n = number(facts.knn.get("train"), "n_query") or 0.0
-    error = 100 * math.sqrt((before * (1 - before) + after * (1 - after)) / n) if n else 0.0
+    error = 100 * math.sqrt(max(0.0, before * (1 - before) + after * (1 - after)) / n) if n > 0 else 0.0
     figures = f"{percent(before)} kNN before it, {percent(after)} after, {gain:+.2f} points"
     noise = f" (standard error of the difference {error:.2f})" if error else ""
     within = ", within sampling noise" if abs(gain) < 2 * error else ""

@@ -72,9 +72,15 @@ def load_student(path: str | Path, image_size: int | None = None) -> Student:
     if image_size in (None, preprocess.image_size):
         student.preprocess = preprocess
     if card.get("head"):
+        _check_head(card["head"], card_file)
         student = student.aligned(linear_head(student.embed_dim, card["head"]))
     _fill(student, file)
     return student.eval()
+
+
+def _check_head(widths: Any, card_file: Path) -> None:
+    if not isinstance(widths, list) or len(widths) > 8 or not all(type(w) is int and 1 <= w <= 65536 for w in widths):
+        raise UserError(f"'{card_file}' has no valid 'head'", "copy the card of the same run")
 
 
 def _fill(student: Student, file: Path) -> None:

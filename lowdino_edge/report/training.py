@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from html import escape
 
@@ -83,7 +84,8 @@ def accuracy(facts: Facts) -> str:
     if not facts.knn and not facts.other_knn:
         return section("Accuracy", missing("kNN", "It needs labels in both splits."))
     order = [*[w for w in _WHO if w in facts.knn], *sorted(w for w in facts.knn if w not in _WHO)]
-    ks = sorted({int(k) for w in order for k in (at(facts.knn[w], "also") or {}) if str(k).isdigit()})
+    also = [found for w in order if isinstance(found := at(facts.knn[w], "also"), dict)]
+    ks = sorted({int(k) for found in also for k in found if re.fullmatch("[0-9]{1,9}", k)})
     head = ["", "kNN top-1", *(f"k = {k}" for k in ks)]
     rows = [[_WHO.get(who, who), percent(facts.top1(who)), *(_also(facts, who, k) for k in ks)] for who in order]
     lines = [para(f"{_WHO.get(w, w)}: {protocol_text(facts.knn[w])}.", "note") for w in order if _differs(facts, w)]
