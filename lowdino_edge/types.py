@@ -44,7 +44,7 @@ class Preprocess:
         """Raises `ValueError` for what no card can mean."""
         try:
             size, crop, interpolation = d["image_size"], float(d["crop_ratio"]), d["interpolation"]
-            sound = type(size) is int and 1 <= size <= 8192 and 0.1 <= crop <= 1 and interpolation in INTERPOLATIONS
+            sound = type(size) is int and 1 <= size <= 8192 and 0.1 <= crop <= 4 and interpolation in INTERPOLATIONS
         except (KeyError, TypeError, OverflowError) as e:
             raise ValueError(f"{type(e).__name__} {e}") from None
         if not sound:

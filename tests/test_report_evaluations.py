@@ -112,12 +112,14 @@ def test_damaged_results_are_named_and_hostile_text_is_text(run: Path) -> None:
     (run / "results" / "linear__student__host.json").write_text("{ half of")
     write(run / "results" / "clusters__student__host.json", [1])
     odd = {"task": EVIL, "model": EVIL, EVIL: EVIL, "top1": "high", "line": EVIL, "protocol": [EVIL],
-           "fractions": [{EVIL: EVIL}, 3], "by": {EVIL: {EVIL: EVIL}}, "per_class": {EVIL: 1e400}, "data": [EVIL],
+           "fractions": [{EVIL: EVIL}, 3], "by": {EVIL: {EVIL: EVIL}}, "per_class": {EVIL: 1e300}, "data": [EVIL],
            "pictures": [picture(run, "evil.svg", EVIL), {"file": EVIL}]}  # fmt: skip
     write(run / "results" / "eval-odd__<b>y__host.json", odd)
-    write(run / "results" / "x.json", {"task": "mlp", "line": None, "n": 10**400, "protocol": {"seeds": [0]}})
+    write(run / "results" / "x.json", {"task": "mlp", "line": None, "n": 2**63, "protocol": {"seeds": [0]}})
+    write(run / "results" / "infinite.json", {"task": "mlp", "n": 1e400})
+    write(run / "results" / "long.json", {"task": "mlp", "n": 10**400})
     source, page = read(run)
-    for name in ("linear__student__host.json", "clusters__student__host.json"):
+    for name in ("linear__student__host.json", "clusters__student__host.json", "infinite.json", "long.json"):
         assert f"results/{name} cannot be read" in page.text
     assert "<script" not in source and "<b>y" not in source and "script" not in page.tags
     assert all(u.startswith("data:image/") for u in page.urls)
