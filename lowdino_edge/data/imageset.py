@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowdino_edge.data.names import take
+from lowdino_edge.errors import UserError
 from lowdino_edge.types import Int64, UInt8
 
 if TYPE_CHECKING:
@@ -28,6 +29,24 @@ class BrokenImage(Exception):
     def __init__(self, name: str, reason: str) -> None:
         self.name, self.reason = name, " ".join(reason.split())
         super().__init__(f"{printable(name)}: {self.reason}")
+
+
+NAMED = 10  # broken images that are named
+_ALLOWED = 0.01  # share of broken images
+
+
+def refuse_many(broken: Sequence[BrokenImage], found: int, n: int, name: str) -> None:
+    """Raises `UserError` where more than 1% of the `n` images of set `name` are broken.
+
+    Args:
+        broken: those that are known here, in order; the first of them are named.
+        found: how many there are in all.
+    """
+    if found > _ALLOWED * n:
+        first = ", ".join(map(str, broken[:3])) + (", ..." if found > 3 else "")
+        raise UserError(
+            f"{found} of {n} images of '{name}' are broken, more than 1%: {first}", "remove or replace them"
+        )
 
 
 def printable(name: str) -> str:

@@ -25,15 +25,13 @@ from typing import Any
 import numpy as np
 
 from lowdino_edge import console
-from lowdino_edge.data.imageset import BrokenImage
+from lowdino_edge.data.imageset import NAMED, BrokenImage, refuse_many
 from lowdino_edge.errors import UserError
 from lowdino_edge.types import Int64, UInt8
 
 _BYTES, _STATE = "pixels.u8", "state.u8"
 _THERE, _BROKEN = 1, 2
 _SPAN = 8  # images a task
-_TOLD = 10  # broken images that are named
-_ALLOWED = 0.01  # share of broken images
 _SPARE = 2**30  # bytes of the disk that are left to others
 _BLOCK = 256  # images that a slice is read in
 Request = list[Future[list[tuple[int, UInt8]]]]
@@ -232,12 +230,7 @@ class Lazy:
         with self._lock:
             self.store.state_N[i], self._labels_N[i] = _BROKEN, -1
             self._found[i] = error
-            if len(self._found) <= _TOLD:
+            if len(self._found) <= NAMED:
                 console.warn(f"broken image {error}; the next one stands in for it")
             n = max(len(self._found), int((self.store.state_N == _BROKEN).sum()))
-            if n > _ALLOWED * len(self):
-                first = ", ".join(str(self._found[k]) for k in sorted(self._found)[:3]) + (", ..." if n > 3 else "")
-                raise UserError(
-                    f"{n} of {len(self)} images of '{self._name}' are broken, more than 1%: {first}",
-                    "remove or replace them",
-                )
+            refuse_many([self._found[k] for k in sorted(self._found)], n, len(self), self._name)

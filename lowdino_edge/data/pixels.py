@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from lowdino_edge import console
-from lowdino_edge.data.imageset import BrokenImage, ImageSet, printable
+from lowdino_edge.data.imageset import NAMED, BrokenImage, ImageSet, printable, refuse_many
 from lowdino_edge.data.lazy import Lazy, Store
 from lowdino_edge.data.names import take
 from lowdino_edge.errors import UserError
@@ -27,10 +27,8 @@ from lowdino_edge.types import Float, Int64, Preprocess, UInt8
 
 RAM_LIMIT = 2**30  # bytes; larger sets are memory-mapped from a temporary file
 _SPAN = 64  # images a decoding task
-_TOLD = 10  # broken images that are named
 _STRIP = 16  # longer side over the shorter
 _BYTES, _KEPT = "pixels.u8", "kept.npy"
-_ALLOWED = 0.01  # share of broken images
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -194,15 +192,10 @@ def _fill(u8_NCHW: UInt8, images: ImageSet, preprocess: Preprocess, workers: int
 
 def _judge(broken: dict[int, BrokenImage], images: ImageSet) -> None:
     n = len(images)
-    if len(broken) > _ALLOWED * n:
-        first = ", ".join(str(e) for e in list(broken.values())[:3]) + (", ..." if len(broken) > 3 else "")
-        raise UserError(
-            f"{len(broken)} of {n} images of '{images.name}' are broken, more than 1%: {first}",
-            "remove or replace them",
-        )
-    for e in list(broken.values())[:_TOLD]:
+    refuse_many(list(broken.values()), len(broken), n, images.name)
+    for e in list(broken.values())[:NAMED]:
         console.warn(f"left out broken image {e}")
-    if len(broken) > _TOLD:
+    if len(broken) > NAMED:
         console.warn(f"left out {len(broken)} broken images of {n} in all")
     if n - len(broken) < 2:
         raise UserError(
