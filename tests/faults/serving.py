@@ -20,7 +20,7 @@ import numpy as np
 from tests.faults import checks, kills, watch
 from tests.faults.subjects import DATA, Place, Subject
 
-SERVE = Subject("serve", ("serve", "run", "--data", DATA, "--quiet"), (), {"phone": "run"}, 2)
+SERVE = Subject("serve", ("serve", "run", "--data", DATA, "--quiet"), (), {"phone": "run"}, 3)
 _LONG_S = 120.0
 Rows = dict[str, set[str]]  # results file -> rows in it
 

@@ -59,10 +59,10 @@ class Subject:
     argv: tuple[str, ...]
     again: tuple[str, ...]
     needs: dict[str, str]
-    weight: int = 1
+    weight: int = 2
 
 
-def _subject(id: str, argv: list[str], *more: str, needs: dict[str, str] | None = None, weight: int = 1) -> Subject:
+def _subject(id: str, argv: list[str], *more: str, needs: dict[str, str] | None = None, weight: int = 2) -> Subject:
     return Subject(id, tuple(argv), (*argv, *more), needs or {}, weight)
 
 
@@ -86,7 +86,7 @@ SUBJECTS: dict[str, Subject] = {
             "export",
             ["export", "base", "--target", "onnx", "--quantize", "none", "--quantize", "w8", *_EXPORT],
             needs={"base": "base"},
-            weight=2,
+            weight=3,
         ),
         _subject("benchmark", ["benchmark", "base", *_MEASURE], needs={"base": "base"}, weight=2),
         _subject("eval", ["eval", "base", "--data", DATA, "--task", "knn", "--quiet"], needs={"base": "base"}),
@@ -100,17 +100,9 @@ SUBJECTS: dict[str, Subject] = {
         ),
         _subject(
             "shards",
-            [
-                "embed",
-                "base",
-                "--data",
-                _SHARDS,
-                "--out",
-                "e.npz",
-                "--quiet",
-            ],
+            ["embed", "base", "--data", _SHARDS, "--out", "e.npz", "--quiet"],
             needs={"base": "base"},
-            weight=2,
+            weight=3,
         ),
         _subject("report", ["report", "base", "--quiet"], needs={"base": "base"}),
         _subject(
