@@ -1,10 +1,10 @@
 """One pass over an image set: what finds duplicates is kept of each image, in parts that survive a kill.
 
     <folder>/scan.json         what the parts are of; first
-    <folder>/part_00000.npz    PART images: exact, hash, grey, pixels, embedding; renamed into place when whole
+    <folder>/part_00000.npz    PART images: exact, hash, grey, pixels, embedding, and whose it is; renamed when whole
 
-A part is 608 bytes an image, and 2 x D more with embeddings. A damaged one (zip's own checksums tell) is made again.
-Broken images have 0 pixels and take part in nothing.
+A part is 608 bytes an image, and 2 x D more with embeddings. A damaged one (zip's own checksums tell) and one that
+belongs to other images are made again. Broken images have 0 pixels and take part in nothing.
 
 Shapes: N images of a set, B of a batch, W windows, Y bytes of a hash, D width of an embedding.
 """
@@ -12,11 +12,10 @@ Shapes: N images of a set, B of a batch, W windows, Y bytes of a hash, D width o
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import time
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lowdino_edge import console
+from lowdino_edge import console, reading
 from lowdino_edge.curate import phash
 from lowdino_edge.curate.known import COARSE, Part, coarse, thumbnail
 from lowdino_edge.data.imageset import BrokenImage, ImageSet
@@ -40,6 +39,7 @@ from lowdino_edge.types import Encoder, Float, Int64, UInt8
 PART = 2048
 BYTES = 8 + 16 + len(phash.WINDOWS) * phash.BYTES + COARSE**2  # of an image, without embedding
 _BATCH, _TOLD = 64, 10
+_STAMP = "of"
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,21 @@ class Wanted:
             "encoder": self.about if self.encoder is not None else None, "part": PART,
         }  # fmt: skip
 
+    @property
+    def names(self) -> list[str]:
+        """The arrays of a part."""
+        return [
+            "pixels",
+            *(("exact", "hash", "grey") if self.hashed else ()),
+            *(("embedding",) if self.encoder else ()),
+        ]
+
 
 class Scanned:
     """What the pass found, read back part by part."""
 
-    def __init__(self, folder: Path, images: ImageSet) -> None:
-        self.folder, self.images = folder, images
+    def __init__(self, folder: Path, images: ImageSet, names: list[str]) -> None:
+        self.folder, self.images, self.names = folder, images, names
 
     def __len__(self) -> int:
         return len(self.images)
@@ -69,16 +78,12 @@ class Scanned:
     def parts(self) -> Iterator[tuple[int, Part]]:
         """The first row of each part, and its arrays."""
         for k, start in enumerate(range(0, len(self), PART)):
-            with np.load(_file(self.folder, k), allow_pickle=False) as z:
-                yield start, {name: z[name] for name in z.files}
+            yield start, reading.arrays(_file(self.folder, k), self.names)
 
     def column(self, name: str) -> NDArray[Any]:
         """One array of all images, in memory."""
-        return np.concatenate([self._of(k, name) for k in range(-(-len(self) // PART))])
-
-    def _of(self, k: int, name: str) -> NDArray[Any]:
-        with np.load(_file(self.folder, k), allow_pickle=False) as z:
-            return z[name]
+        files = (_file(self.folder, k) for k in range(-(-len(self) // PART)))
+        return np.concatenate([reading.arrays(file, [name])[name] for file in files])
 
     @cached_property
     def pixels(self) -> Int64:
@@ -98,7 +103,7 @@ def scan(images: ImageSet, folder: Path, wanted: Wanted, workers: int = 2) -> Sc
     elif read_json(file) != card:
         raise UserError(f"'{folder}' was made of other images or with another encoder", "use another --out")
     parts = -(-len(images) // PART)
-    todo = [k for k in range(parts) if not _whole(_file(folder, k))]
+    todo = [k for k in range(parts) if not _whole(_file(folder, k), wanted.names, _stamp(card, k))]
     done = len(images) - sum(len(_span(images, k)) for k in todo)
     told = 0
     with warnings.catch_warnings(), console.bar(f"looking at {images.name}", len(images), done) as bar:
@@ -107,13 +112,13 @@ def scan(images: ImageSet, folder: Path, wanted: Wanted, workers: int = 2) -> Sc
             for k in todo:
                 part, broken = _part(images, _span(images, k), wanted, pool, bar.advance)
                 with atomic_path(_file(folder, k)) as tmp, tmp.open("wb") as f:
-                    np.savez(f, **part)  # type: ignore[arg-type]
+                    np.savez(f, **part, **{_STAMP: _stamp(card, k)})  # type: ignore[arg-type]
                 for e in broken[: max(0, _TOLD - told)]:
                     console.warn(f"left out broken image {e}")
                 told += len(broken)
     if told > _TOLD:
         console.warn(f"left out {told} broken images of {len(images)} in all")
-    return Scanned(folder, images)
+    return Scanned(folder, images, wanted.names)
 
 
 def rate(images: ImageSet, wanted: Wanted, workers: int) -> float:
@@ -137,17 +142,23 @@ def _span(images: ImageSet, k: int) -> range:
     return range(k * PART, min(len(images), (k + 1) * PART))
 
 
-def _whole(file: Path) -> bool:
+def _stamp(card: dict[str, Any], k: int) -> UInt8:
+    """Names the images and the encoder of one part: files that were swapped are not taken for each other."""
+    told = json.dumps([card, k], sort_keys=True).encode()
+    return np.frombuffer(hashlib.blake2b(told, digest_size=16).digest(), np.uint8)
+
+
+def _whole(file: Path, names: list[str], stamp: UInt8) -> bool:
     if not file.is_file():
         return False
     try:
-        with zipfile.ZipFile(file) as z:
-            damaged = z.testzip()
-    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, NotImplementedError):
-        damaged = "it"
-    if damaged:
-        console.warn(f"'{file}' is damaged; its images are looked at again")
-    return damaged is None
+        own = np.array_equal(reading.arrays(file, [*names, _STAMP])[_STAMP], stamp)
+        wrong = "" if own else "of other images"
+    except (reading.Damaged, OSError):
+        wrong = "damaged"
+    if wrong:
+        console.warn(f"'{file}' is {wrong}; its images are looked at again")
+    return not wrong
 
 
 def _part(

@@ -260,6 +260,25 @@ def test_a_kill_at_any_moment_costs_nothing(planted: Path, tmp_path: Path, monke
     assert report["counts"] == fresh["counts"]
 
 
+def test_parts_that_changed_places_or_were_damaged_are_made_again(
+    planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(curation.scan, "PART", 8)
+    images, wanted = open_set(str(planted), "train"), curation.scan.Wanted(None)
+    first = curation.scan.scan(images, tmp_path, wanted)
+    want = {name: first.column(name) for name in wanted.names}
+    a, b, c = (tmp_path / f"part_{k:05d}.npz" for k in range(3))
+    a.rename(tmp_path / "other")
+    b.rename(a)
+    (tmp_path / "other").rename(b)
+    c.write_bytes(c.read_bytes()[:-20])
+    again = curation.scan.scan(images, tmp_path, wanted)
+    told = capsys.readouterr().err
+    assert told.count("of other images") == 2 and told.count("damaged") == 1
+    for name, values in want.items():
+        np.testing.assert_array_equal(again.column(name), values)
+
+
 def test_resuming_asks_for_the_same_settings_and_starting_for_an_empty_directory(planted: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = curation.curate(recipe(planted), out)
