@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +13,7 @@ import numpy as np
 from lowdino_edge import console, parallel
 from lowdino_edge.config import KnnConfig, Recipe, dump_recipe, load_recipe
 from lowdino_edge.errors import UserError
-from lowdino_edge.files import discard, sweep
+from lowdino_edge.files import discard, remove_folder, sweep, temporary_folder
 from lowdino_edge.run import Run, aside, holds_something, is_run, shows, write_text
 from lowdino_edge.types import Embeddings, Encoder, Float, Preprocess
 
@@ -202,15 +199,15 @@ def _decoded(images: ImageSet, preprocess: Preprocess, workers: int, without: Co
     made = own or map_pixels(images, preprocess, folder)
     parallel.barrier()
     if own is not None and os.name == "posix":  # mapped by everyone: gone even if all of them are killed
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
     return made
 
 
 def _shared_folder() -> Path:
-    """A new temporary folder's name, the same for all processes of a node. No other start sweeps it away, as it would
-    `temporary_folder`s that nobody has locked."""
-    name = f"lowdino-shared-{parallel.share(uuid.uuid4().hex)}-{os.environ.get('GROUP_RANK', '0')}"
-    return Path(tempfile.gettempdir()) / name
+    """A temporary folder that the first process of each node makes; the others of its node are told its name."""
+    made = str(temporary_folder("shared")) if parallel.local_rank() == 0 else ""
+    node = os.environ.get("GROUP_RANK", "0")
+    return Path(next(name for where, name in parallel.collect((node, made)) if name and where == node))
 
 
 def _decoded_lazily(images: ImageSet, preprocess: Preprocess, workers: int, without: Collection[str]) -> Pixels:

@@ -27,6 +27,7 @@ import numpy as np
 from lowdino_edge import console
 from lowdino_edge.data.imageset import NAMED, BrokenImage, refuse_many
 from lowdino_edge.errors import UserError
+from lowdino_edge.files import remove_folder
 from lowdino_edge.types import Int64, UInt8
 
 _BYTES, _STATE = "pixels.u8", "state.u8"
@@ -71,9 +72,9 @@ class Store:
     def remove_files(self) -> None:
         """What is open stays usable, except on Windows, where this waits for the end of the process."""
         if os.name == "posix":
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove_folder(self.folder)
         else:
-            weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+            weakref.finalize(self, remove_folder, self.folder)
 
     def get(self, i: int) -> UInt8 | None:
         if self.fd < 0 or self.state_N[i] != _THERE:

@@ -80,7 +80,7 @@ def load_pixels(images: ImageSet, preprocess: Preprocess, *, workers: int = 2, f
     Broken images are dropped with a warning that names them. Memory: N * 3 * S * S bytes, on disk above 1 GiB.
 
     Args:
-        folder: made here, for a file that other processes map too (see `map_pixels`); deleted as a temporary one is.
+        folder: an empty one, for a file that other processes map too (see `map_pixels`); deleted as a temporary one is.
 
     Raises:
         UserError: more than 1 % of the images are broken, fewer than two are left, or the disk cannot hold them.
@@ -151,8 +151,6 @@ def _room(n: int, side: int, folder: Path | None) -> tuple[Path | None, UInt8]:
         return None, np.empty(shape, np.uint8)
     if folder is None:
         folder = temporary_folder("pixels")
-    else:
-        folder.mkdir()
     free = shutil.disk_usage(folder).free
     if math.prod(shape) > free:
         remove_folder(folder)
