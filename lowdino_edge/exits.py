@@ -28,6 +28,8 @@ _MACHINE = {  # what the machine refuses, and the way out
     errno.EIO: "the disk fails: check it, or write to another one, with --out",
     errno.EISDIR: "a directory lies where a file is to be: move it away; the same command{resume}",
     errno.ENOTDIR: "a file lies where a directory is to be: move it away; the same command{resume}",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ELOOP: "a link leads to itself: remove it; the same command{resume}",
     errno.EMFILE: "allow more open files (ulimit -n)",
 }
 
@@ -67,7 +69,7 @@ def guarded(call: Callable[[], Any], resumable: bool) -> int:
         number = _errno(e)
         if number in _MACHINE:
             name = getattr(e, "filename2", None) or getattr(e, "filename", None)
-            where = f" '{name}'" if name else ""
+            where = f" '{str(name)[:200]}'" if name else ""
             print(f"error: {os.strerror(number)}{where}\n{_MACHINE[number].format(resume=resume)}", file=sys.stderr)
             return 1
         what = f"{type(e).__name__}: {e}".splitlines()[0]

@@ -119,8 +119,9 @@ class _Cursor:
                 except av.InvalidDataError:
                     continue  # a damaged packet; the next key frame is sound again
         except av.FFmpegError:  # the file ends in the middle: what the decoder still holds
+            decoder = self.stream.codec_context  # None where FFmpeg knows no decoder for what the header names
             with contextlib.suppress(av.FFmpegError):
-                yield from self.stream.codec_context.decode(None)
+                yield from decoder.decode(None) if decoder is not None else ()
 
     def frame(self, n: int) -> Any:
         """The frame with this number; None if it cannot be had."""

@@ -122,11 +122,14 @@ def _local(path: Path, options: Mapping[str, str]) -> Parts:
         else:
             console.say(f"reading the tables of '{path}'")
             loaded = datasets.load_dataset(str(path), options.get("config"))
+        parts = loaded if isinstance(loaded, dict) else {"train": loaded}
+        for part in parts.values():
+            part.data.validate(full=True)  # Arrow believes a file's offsets, and would read anywhere in memory
     except Exception as e:  # it raises what its parts do: Arrow, JSON, pandas, fsspec
         raise UserError(
             f"cannot read '{path}' as a data set: {_reason(e)}", "see docs/data.md for the layout"
         ) from None
-    return loaded if isinstance(loaded, dict) else {"train": loaded}
+    return parts
 
 
 def _by_name(place: str, options: Mapping[str, str], download: bool) -> Parts:

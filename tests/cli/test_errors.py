@@ -57,6 +57,7 @@ TRAIN = ("train", "--student", "nano", "--epochs", "1", "--batch-size", "4")
         (("benchmark", "nano", "--data", "./few", "--device", "hostt"), "unknown device 'hostt'", "host"),
         (("benchmark", "nano", "--data", "./few", "--device", "host:2"), "'host:2' is no device", "host"),
         (("benchmark", "nano", "--data", "./few", "--device", "coreml:x"), "'coreml:x' is no device", "coreml"),
+        (("report", "x" * 5000), "File name too long", "shorter"),
         (("serve", "./absent-run"), "'absent-run' is no run", "quickstart"),
         (("list", "student"), "unknown table 'student'", "students"),
     ],

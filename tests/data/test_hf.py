@@ -178,6 +178,18 @@ def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, wh
     assert any(w in e.value.message for w in what.split("|")) and any(h in e.value.hint for h in how.split("|"))
 
 
+def test_arrow_offsets_that_lead_out_of_the_file_are_refused_before_they_are_followed(tmp_path: Path) -> None:
+    file = tmp_path / "bad.arrow"
+    rows = pa.record_batch({"image": pa.array([b"01234", b"56789"])})
+    with pa.OSFile(str(file), "wb") as f, pa.ipc.new_stream(f, rows.schema) as out:
+        out.write_batch(rows)
+    good, bad = (np.array([0, 5, end], np.int32).tobytes() for end in (10, 1 << 30))
+    assert file.read_bytes().count(good) == 1
+    file.write_bytes(file.read_bytes().replace(good, bad))
+    with pytest.raises(UserError, match=r"cannot read .*bad\.arrow.*offset"):
+        open_set(f"hf:{file}", "train")
+
+
 def test_a_list_of_paths_as_parquet_is_no_data_set(tmp_path: Path) -> None:
     for i in range(3):
         (tmp_path / f"{i}.png").write_bytes(encoded(i))

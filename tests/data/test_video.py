@@ -58,6 +58,14 @@ def frames_of(images: ImageSet) -> list[int]:
     return [number(images.read(i)) for i in range(len(images))]
 
 
+def test_a_codec_that_nobody_knows_gives_broken_frames(tmp_path: Path) -> None:
+    file = video(tmp_path / "a.avi", codec="mpeg4")
+    file.write_bytes(file.read_bytes().replace(b"FMP4", b"QQQQ"))
+    images = open_set(f"video:{file}?every=7", "train")
+    with pytest.raises(BrokenImage, match="cannot be decoded"):
+        images.read(0)
+
+
 CODECS = [
     ("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.ts", "libx264"), ("a.avi", "mpeg4"), ("a.webm", "libvpx-vp9"),
     ("a.mov", "mpeg4"), ("a.mpg", "mpeg2video"),

@@ -19,12 +19,14 @@ _DIFFERS = {
     "time", "seconds", "img_s", "latency_ms", "load_ms", "argv", "load_average", "thermal", "peak_rss_bytes", "notes",
     "export_seconds", "cost_ms", "warmup", "images_per_second", "created", "throughput", "date", "steady",
 }  # fmt: skip
+_ON_ITS_WAY = (".part", ".part.tag")  # of a shard; continued or begun anew
 _DRAWN = (".html", ".md", ".svg", ".png")  # with times in them, or drawn from what is compared
 
 
 def is_final(path: Path, root: Path) -> bool:
-    """Whether a reader would take it for a result: no part of its name is hidden."""
-    return not any(part.startswith(".") for part in path.relative_to(root).parts)
+    """Whether a reader would take it for a result: no part of its name is hidden, and it is no download on its way."""
+    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+    return not hidden and not path.name.endswith(_ON_ITS_WAY)
 
 
 def finals(root: Path) -> list[Path]:
@@ -113,9 +115,10 @@ def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
 
 
 def litter(root: Path) -> list[str]:
-    """What is left behind below `root`: anything hidden in `cwd/` but the locks of caches, anything in `tmp/` but
-    the empty folder that torch makes when it is imported."""
+    """What is left behind below `root`: anything hidden in `cwd/` but the locks of caches, half a download,
+    anything in `tmp/` but the empty folder that torch makes when it is imported."""
     found = [p for p in (root / "cwd").rglob(".*") if p.name != ".lock"]
+    found += [p for p in root.rglob("*") if p.name.endswith(_ON_ITS_WAY)]
     found += [p for p in (root / "tmp").iterdir() if not p.name.startswith("torchinductor_") or any(p.rglob("*"))]
     return sorted(p.relative_to(root).as_posix() for p in found)
 
