@@ -33,6 +33,17 @@ if TYPE_CHECKING:
     from lowdino_edge.prove import Subject
 
 
+def shard(recipe: Recipe, out: Path, *, per_shard: int | None = None, dry_run: bool = False) -> dict[str, Any]:
+    """Packs the images of `recipe.data` as WebDataset shards; see `data.packing`."""
+    from lowdino_edge.data.packing import pack, plan
+
+    work = Workspace(recipe)
+    packing = plan(work.images("train"), work.images("test"), per_shard)
+    if dry_run:
+        return {**packing.card(), "gigabytes": packing.images * packing.image_bytes / 1e9, "out": None}
+    return pack(packing, out, recipe.data.workers)
+
+
 def train(
     recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = False, work: Workspace | None = None
 ) -> dict[str, Any]:

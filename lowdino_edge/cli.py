@@ -13,6 +13,7 @@ import typer
 from lowdino_edge import __version__, console, shipped
 from lowdino_edge import options as o
 from lowdino_edge.cli_curate import curate
+from lowdino_edge.cli_shard import shard
 from lowdino_edge.errors import UserError, unknown
 from lowdino_edge.exits import guarded
 from lowdino_edge.present import emit, knn_text, settings, table
@@ -363,6 +364,7 @@ def benchmark(
 
 
 app.command()(curate)
+app.command()(shard)
 
 
 @app.command()

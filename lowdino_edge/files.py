@@ -47,6 +47,22 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _remove(tmp)
 
 
+@contextmanager
+def alone(file: Path) -> Iterator[None]:
+    """Of several processes one is in here at a time; a dead one holds nothing up. `file` is gone afterwards."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with file.open("w") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
+
+
 def discard(path: Path) -> None:
     """Removes a directory so that a kill meanwhile leaves it whole, or under a temporary name that `sweep` knows."""
     with suppress(FileNotFoundError):

@@ -77,6 +77,8 @@ Calibrate = Annotated[str | None, typer.Option("--calibration", help="SRC of rea
 Source = Annotated[str, typer.Option("--data", help="Folder, list, named set, ...: `lowdino list datasets`.")]
 Split = Annotated[Literal["train", "test"], typer.Option("--split")]
 File = Annotated[Path, typer.Option("--out", help="An .npz file.")]
+Shards = Annotated[Path, typer.Option("--out", help="A new directory for the shards.")]
+PerShard = Annotated[int | None, typer.Option("--per-shard", help="Images of a shard. Default: about 256 MB.")]
 Task = Annotated[str, typer.Option("--task", help="One of `lowdino list tasks`.")]
 ResultsDir = Annotated[
     Path | None, typer.Option("--out", help="Where results/ goes. Default: into the run that MODEL belongs to.")

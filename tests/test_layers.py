@@ -38,8 +38,8 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"run", "plots", "card"}, "plots": {"run"}, "card": {"run"},
 }  # fmt: skip
 TOP = {
-    "api", "chain", "cli", "cli_curate", "curation", "doctor", "evaluation", "exits", "judge", "lineup", "measure",
-    "options", "papers", "present", "resolve", "shipped", "tables", "workspace",
+    "api", "chain", "cli", "cli_curate", "cli_shard", "curation", "doctor", "evaluation", "exits", "judge", "lineup",
+    "measure", "options", "papers", "present", "resolve", "shipped", "tables", "workspace",
 }  # fmt: skip
 
 

@@ -14,15 +14,15 @@ import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from lowdino_edge import console
 from lowdino_edge.data.index import cache_root
 from lowdino_edge.errors import UserError
+from lowdino_edge.files import alone
 from lowdino_edge.run import write_text
 
 TRIES, PAUSE_S = 5, 1.0  # the pause doubles
@@ -44,6 +44,9 @@ def fetch(addresses: Sequence[str], *, download: bool = True) -> list[Path]:
     """
     places = [_place(a) for a in addresses]
     todo = [(a, p) for a, p in zip(addresses, places, strict=True) if not p.is_file()]
+    for place in {*places} - {p for _, p in todo}:  # what a kill left after the last byte
+        _tag(place).unlink(missing_ok=True)
+        _lock(place).unlink(missing_ok=True)
     if todo and not download:
         raise UserError(f"'{todo[0][0]}' has not been fetched and downloads are off", f"put it at {todo[0][1]}")
     if todo:
@@ -71,16 +74,25 @@ def _place(address: str) -> Path:
     return cache_root() / "fetched" / key / name
 
 
+def _lock(place: Path) -> Path:
+    return place.with_name(f".{place.name}.lock")
+
+
+def _tag(place: Path) -> Path:
+    """Names the content on the server that the first part came from."""
+    return place.with_name(f"{place.name}.part.tag")
+
+
 def _fetch(address: str, place: Path) -> None:
     part = place.with_name(f"{place.name}.part")
     for attempt in range(TRIES):
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            with _alone(place.with_name(f".{place.name}.lock")):
+            with alone(_lock(place)):
                 if not place.is_file():
-                    _continue(address, part)
+                    _continue(address, part, _tag(place))
                     part.replace(place)
-                    part.with_name(f"{part.name}.tag").unlink(missing_ok=True)
+                    _tag(place).unlink(missing_ok=True)
             return
         except urllib.error.HTTPError as e:
             if e.code < 500 and e.code not in (408, 429):
@@ -108,9 +120,8 @@ class _Short(Exception):
     """Fewer bytes than the server announced."""
 
 
-def _continue(address: str, part: Path) -> None:
+def _continue(address: str, part: Path, tag_file: Path) -> None:
     """Fetches what is missing of `part`."""
-    tag_file = part.with_name(f"{part.name}.tag")
     had = part.stat().st_size if part.is_file() else 0
     tag = tag_file.read_text(encoding="utf-8") if had and tag_file.is_file() else ""
     headers = {"Range": f"bytes={had}-", "If-Range": tag} if tag else {}
@@ -137,17 +148,3 @@ def _continue(address: str, part: Path) -> None:
             size = f.tell()
     if want is not None and size != want:
         raise _Short(f"the connection ended after {size:,} of {want:,} bytes")
-
-
-@contextmanager
-def _alone(file: Path) -> Iterator[None]:
-    """Of several processes one fetches a file; a dead one holds nothing up."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with file.open("w") as f:
-        fcntl.flock(f, fcntl.LOCK_EX)
-        yield
-    file.unlink(missing_ok=True)

@@ -104,6 +104,7 @@ SUBJECTS: dict[str, Subject] = {
             needs={"base": "base"},
             weight=3,
         ),
+        _subject("shard", ["shard", "--data", DATA, "--out", "packed", "--per-shard", "20", "--quiet"]),
         _subject("report", ["report", "base", "--quiet"], needs={"base": "base"}),
         _subject(
             "run", ["run", "chain.yaml", "--out", "out", "--quiet"], _RESUMED, needs={"chain": "chain.yaml"}, weight=4
