@@ -71,7 +71,16 @@ def discard(path: Path) -> None:
 
 def sweep(path: Path) -> None:
     """Removes what killed processes of this machine left under temporary names of `path`."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+    _sweep(path.parent, f".{glob.escape(path.name)}.*.tmp")
+
+
+def sweep_all(folder: Path) -> None:
+    """`sweep` for every name in a folder."""
+    _sweep(folder, ".*.tmp")
+
+
+def _sweep(folder: Path, pattern: str) -> None:
+    for left in folder.glob(pattern):
         found = _STALE.fullmatch(left.name)
         if found and found["host"] == _HOST and int(found["pid"]) != os.getpid() and not alive(int(found["pid"])):
             _remove(left)

@@ -20,7 +20,7 @@ from typing import Any
 from lowdino_edge import reading
 from lowdino_edge.errors import UserError
 from lowdino_edge.files import atomic_path as atomic_path
-from lowdino_edge.files import discard, sweep, to_disk
+from lowdino_edge.files import discard, sweep, sweep_all, to_disk
 
 NUMBER = (int, float)
 _RESTORE = "restore the file, or make it again"
@@ -140,6 +140,7 @@ class Run:
     def result(self, task: str, artifact: str, device: str, value: dict[str, Any]) -> Path:
         """Writes results/<task>__<artifact>__<device>.json and returns its path."""
         path = self.results / f"{task}__{artifact}__{device}.json"
+        sweep_all(self.results)  # another device's result that a kill cut short may never be written again
         write_json(path, value)
         return path
 

@@ -17,7 +17,7 @@ from lowdino_edge.bench.job import Entry, Job, Measured, Session
 from lowdino_edge.config import BenchmarkConfig
 from lowdino_edge.errors import UserError
 from lowdino_edge.run import Run
-from lowdino_edge.serve.wire import Backend, DeviceInfo, Failure, Images, Result, Task
+from lowdino_edge.serve.wire import Backend, DeviceInfo, Failure, Images, Refused, Result, Task
 from lowdino_edge.types import Int64, LatencyResult, UInt8
 
 BACKENDS: tuple[Backend, ...] = ("wasm", "webgpu")
@@ -149,18 +149,25 @@ class Phones:
             return images(self._opened())
 
     def take(self, result: Result) -> dict[str, Any]:
-        """Writes the results file of the device that sent it; returns the row."""
+        """Writes the results file of the device that sent it; returns the row.
+
+        Raises:
+            Refused: embeddings that no neighbours can be found among; they are forgotten.
+        """
         with self._lock:
             job, device = self._opened(), slug(result.head.device)
             one = measured(self.models[result.head.model], result)
-            rows = self._rows.setdefault(device, {})
-            rows[one.entry.name] = one
+            rows = {**self._rows.get(device, {}), one.entry.name: one}
             known, told = self._infos.get(device, {}), info(result.head.device)
-            self._infos[device] = {**told, "gpu": told["gpu"] or known.get("gpu")}
+            about = {**told, "gpu": told["gpu"] or known.get("gpu")}
             if self._bases is None:
                 self._bases = score.references(job) if len(job.query.u8_NCHW) else {}
-            session = Session(self._infos[device], list(rows.values()), interleaved=len(rows))
-            document = score.document(f"browser:{device}", session, job, self._bases)
+            session = Session(about, list(rows.values()), interleaved=len(rows))
+            try:
+                document = score.document(f"browser:{device}", session, job, self._bases)
+            except UserError as e:
+                raise Refused(422, e.message, f"{result.head.backend} gets this model wrong there") from None
+            self._rows[device], self._infos[device] = rows, about
             document["results"] += self._kept(device, document)
             self.run.result("benchmark", self.name, f"browser-{device}", document)
             if result.head.last:

@@ -152,11 +152,12 @@ class _Endpoints:
         self._check_named(task, head)
         try:
             result = read_result(head, rest, images, self.site.models[head.model].embed_dim)
+            row = await run_in_threadpool(task.on_result, result)
         except Refused as e:
             said = Failure(job=head.job, model=head.model, backend=head.backend, message=e.error, last=head.last)
             await run_in_threadpool(task.on_failure, said)
             raise
-        return JSONResponse({"row": await run_in_threadpool(task.on_result, result)}, headers=_NO_STORE)
+        return JSONResponse({"row": row}, headers=_NO_STORE)
 
     async def failures(self, request: Request) -> Response:
         task = self._task()

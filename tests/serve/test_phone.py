@@ -167,6 +167,17 @@ def test_a_result_that_cannot_be_written_is_told(desk: Desk, client: tiny.Client
     assert client("/").status == 200
 
 
+def test_embeddings_without_a_direction_are_refused_and_spoil_nothing_that_follows(
+    desk: Desk, client: tiny.Client, capfd: pytest.CaptureFixture[str]
+) -> None:
+    job, z = client("/api/job").json(), np.random.default_rng(0).normal(size=(90, 256))
+    answer = client.post("/api/results", tiny.encode(tiny.head(job, "tflite-none", "webgpu"), np.zeros((90, 256))))
+    assert answer.status == 422 and "are zero" in answer.json()["error"]
+    assert "tflite-none@webgpu in a browser" in capfd.readouterr().err and not desk.documents()
+    assert client.post("/api/results", tiny.encode(tiny.head(job, "tflite-none"), z)).status == 200
+    assert [r["artifact"] for r in desk.documents()[FILE]["results"]] == ["tflite-none"]
+
+
 def test_a_failure_is_told(desk: Desk, client: tiny.Client, capfd: pytest.CaptureFixture[str]) -> None:
     job = client("/api/job").json()
     said = {"job": job["id"], "model": "tflite-none", "backend": "webgpu", "message": "no adapter", "last": True}
