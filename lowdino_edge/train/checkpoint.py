@@ -6,6 +6,7 @@ last, and the directory is renamed into place when it is whole, so that a kill a
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,10 @@ def save(folder: Path, step: int, method: Method, optimizer: torch.optim.Optimiz
 
 
 def _prune(folder: Path) -> None:
-    """Removes older checkpoints, and what was killed while it was written or removed."""
+    """Removes older checkpoints that are not read-only, and what was killed while it was written or removed."""
     for old in complete(folder)[:-KEEP]:
-        discard(old)
+        if os.access(old, os.W_OK):
+            discard(old)
     for leftover in folder.glob(".step_*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
 

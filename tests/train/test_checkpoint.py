@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,15 @@ def test_keeps_two_and_leaves_nothing_else(saved: Path) -> None:
     made = trainer()
     checkpoint.save(saved, 4, made.method, made.optimizer, IDENTITY)
     assert sorted(p.name for p in saved.iterdir()) == ["step_000003", "step_000004"]
+
+
+def test_one_that_was_made_read_only_is_kept_whole(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    may = os.access  # root may do anything, so what it would be told is said here
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "step_000002" and may(path, mode))
+    made = trainer()
+    for step in (4, 5, 6):
+        checkpoint.save(saved, step, made.method, made.optimizer, IDENTITY)
+    assert sorted(p.name for p in saved.iterdir()) == ["step_000002", "step_000005", "step_000006"]
 
 
 def test_nothing_is_pickled(saved: Path) -> None:
