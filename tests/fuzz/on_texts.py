@@ -209,7 +209,7 @@ def _line(commands: dict[str, list[str]], rng: Random, folder: Path) -> Callable
     """Nothing named exists, so that nothing is trained; the folder it runs in is empty."""
     names = sorted(set(commands) - {"doctor", "serve"})
     argv = [rng.choice(names)] if rng.random() < 0.95 else [mutate.text(rng, names)]
-    known = commands.get(argv[0], ["--json"])
+    known = [o for o in commands.get(argv[0], ["--json"]) if o != "--debug"]  # which asks for the traceback
     for _ in range(rng.randrange(7)):
         how = rng.random()
         odd = rng.choice(VALUES) if how < 0.8 else str(mutate.value(rng))[:2000]
