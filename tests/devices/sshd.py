@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -117,16 +118,13 @@ def start(root: Path) -> Board:
 
 
 def descendants(pid: int) -> list[int]:
-    """Children, their children, and so on."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = [int(c) for c in task.read_text().split()]
-        except OSError:
-            continue
-        for child in children:
-            found += [child, *descendants(child)]
-    return found
+    """Children, their children, and so on; of a process that ends meanwhile those that were seen."""
+    children: list[int] = []
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):
+                children += [int(c) for c in (task / "children").read_text().split()]
+    return [p for child in children for p in (child, *descendants(child))]
 
 
 def cmdline(pid: int) -> bytes:

@@ -115,10 +115,14 @@ def interrupted(
     found: list[UserError] = []
     thread = threading.Thread(target=lambda: found.append(error(measure, FILES[:2], runs=FOREVER, **cfg)))
     thread.start()
-    pid = agent_pid(server)
-    time.sleep(1.5)  # into the measurement
-    act(pid)
-    thread.join(60)
+    try:
+        pid = agent_pid(server)
+        time.sleep(1.5)  # into the measurement
+        act(pid)
+        thread.join(60)
+    finally:
+        if thread.is_alive():  # an agent that nobody ends would run into all other tests
+            server.drop()
     assert not thread.is_alive() and found
     return found[0]
 
