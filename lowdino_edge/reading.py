@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from lowdino_edge.errors import shortened
@@ -57,6 +56,8 @@ def from_json(source: str | bytes) -> Any:
 
 def from_yaml(source: str) -> Any:
     """YAML's plain types, by the same limits; NaN and infinity, which YAML has, are let through."""
+    import yaml  # not where artifacts are only run, on a board with a runtime and NumPy
+
     try:
         loader = yaml.SafeLoader(source)
         node = loader.get_single_node()
@@ -104,9 +105,9 @@ def _expanded(node: Any, known: dict[int, int], above: set[int]) -> int:
     if len(above) > DEPTH:
         raise Damaged(f"nested deeper than {DEPTH} levels")
     inner: list[Any] = []
-    if isinstance(node, yaml.MappingNode):
+    if node.id == "mapping":
         inner = [n for pair in node.value for n in pair]
-    elif isinstance(node, yaml.SequenceNode):
+    elif node.id == "sequence":
         inner = node.value
     total = 1 + sum(_expanded(n, known, above | {id(node)}) for n in inner)
     if total > NODES:

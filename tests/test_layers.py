@@ -69,3 +69,10 @@ def test_imports_only_what_lies_below(path: Path) -> None:
 def test_no_torch_on_import(module: str) -> None:
     code = f"import sys, lowdino_edge.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_artifacts_are_read_and_run_with_numpy_alone() -> None:
+    """Besides a runtime: that is what a small board has. `make test-tflite-runtime` runs files there."""
+    lacking = ("torch", "yaml", "pydantic", "PIL", "typer", "rich", "scipy", "sklearn", "safetensors", "onnx")
+    code = f"import sys; sys.modules |= dict.fromkeys({lacking!r}); import lowdino_edge.artifact, lowdino_edge.runtimes"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
