@@ -1,6 +1,6 @@
 """A million made-up images, as a folder and as WebDataset shards: seconds and memory from nothing to the first batch.
 
-    python tests/bench/large_set.py [--n 1000000] [--dir DIR] [--keep]
+    python tests/bench/large_set.py [--n 1000000] [--dir DIR]
 
 The images are small JPEG files of their own, 1,000 classes, all in the training split. A fresh process each time lists
 them and reads its first batch of 256 at 64 px: first without an index, then, some seconds later, twice with it. Seconds
