@@ -59,11 +59,8 @@ class Wanted:
     @property
     def names(self) -> list[str]:
         """The arrays of a part."""
-        return [
-            "pixels",
-            *(("exact", "hash", "grey") if self.hashed else ()),
-            *(("embedding",) if self.encoder else ()),
-        ]
+        hashed = ["exact", "hash", "grey"] if self.hashed else []
+        return ["pixels", *hashed, *([] if self.encoder is None else ["embedding"])]
 
 
 class Scanned:
